@@ -5,15 +5,22 @@
 //! machine.
 #![forbid(unsafe_code)]
 
+pub mod arena;
+mod file;
 pub mod math;
 mod op;
 mod tensor;
+#[cfg(test)]
+mod test_plan;
+pub mod validate;
+mod weights;
 
+pub use file::{FORMAT, PlanError};
 pub use op::*;
 pub use tensor::*;
+pub use weights::Weights;
 
 use serde::{Deserialize, Serialize};
-use std::sync::Arc;
 
 /// A compiled network: steps, tensors, buffers and weights.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -36,7 +43,7 @@ pub struct Plan {
     pub arena_lower_bound: u64,
     /// Constants; blobs and tensors in [`Space::Weights`] point into it.
     #[serde(skip)]
-    pub weights: Arc<[u8]>,
+    pub weights: Weights,
 }
 
 impl Plan {
