@@ -1,0 +1,26 @@
+#!/usr/bin/env python3
+"""Rebuilds the models, golden files and conformance cases of this folder from pinned packages.
+
+python3 models/recipe.py all | efficientnet-lite0 | digits | conformance | yolox | twins
+"""
+
+import importlib
+import sys
+
+RECIPES = {"efficientnet-lite0": "efficientnet_lite0"}
+
+
+def main(names):
+    unknown = [n for n in names if n not in RECIPES and n != "all"]
+    if unknown or not names:
+        print(__doc__, file=sys.stderr)
+        if unknown:
+            print(f"no recipe called {', '.join(unknown)}; there are: all, {', '.join(RECIPES)}", file=sys.stderr)
+        return 2
+    for name in RECIPES if "all" in names else names:
+        importlib.import_module(f"recipes.{RECIPES[name]}").build()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,39 @@
+"""The outside reference: ONNX Runtime on x86-64 with VNNI, one thread, everything else at its default."""
+
+import platform
+import re
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+
+OPTIONS = "graph optimisations all (the default), 1 intra-op thread, CPUExecutionProvider"
+QDQ_INT8 = "session.qdqisint8allowed"
+
+
+def vnni_flags():
+    """The INT8 dot-product flags of this CPU. Raises when there is none: without VNNI, ONNX Runtime's u8s8
+    kernels saturate in i16 and are no reference."""
+    text = Path("/proc/cpuinfo").read_text() if platform.machine() == "x86_64" else ""
+    flags = sorted(set(re.findall(r"\b(avx512_vnni|avx_vnni|amx_int8)\b", text)))
+    if "avx512_vnni" not in flags and "avx_vnni" not in flags:
+        raise SystemExit("golden outputs need an x86-64 CPU with VNNI; /proc/cpuinfo shows none")
+    return flags
+
+
+def session(model, threads=1, config=None):
+    """An inference session for the bytes or path `model`; `config` is a dict of session configuration entries."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    for key, value in (config or {}).items():
+        options.add_session_config_entry(key, value)
+    source = model if isinstance(model, bytes) else str(model)
+    return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+
+
+def provenance(config=None):
+    """What a golden file says of where its outputs came from."""
+    entries = "".join(f", {k}={v}" for k, v in (config or {}).items())
+    return {"runtime": f"onnxruntime {ort.__version__}", "cpu": "x86-64 " + " ".join(vnni_flags()),
+            "options": OPTIONS + entries, "numpy": np.__version__}
