@@ -1,0 +1,99 @@
+//! Devices: what runs a plan.
+//!
+//! A [`Device`] lowers a [`Plan`] to a [`Program`]; a program runs inferences on [`Slot`]s, the memory that
+//! inputs and outputs lie in. Every device gives the same bits. [`Reference`] is the plainest possible one: it
+//! defines what the others must give.
+//!
+//! ```
+//! use pilotlight_device::{Device, Reference};
+//! # fn demo(plan: &pilotlight_plan::Plan) -> Result<(), Box<dyn std::error::Error>> {
+//! let mut program = Reference.load(plan)?;
+//! let mut slot = program.slot()?;
+//! slot.input_mut(0).fill(0);
+//! program.run(&mut slot)?;
+//! println!("{:?}", &slot.output(0)[..4]);
+//! # Ok(())
+//! # }
+//! ```
+
+mod reference;
+mod slot;
+
+pub use reference::Reference;
+pub use slot::{Memory, Slot};
+
+use pilotlight_plan::Plan;
+use pilotlight_units::Bytes;
+
+/// Runs plans.
+pub trait Device: Send + Sync {
+    /// What it is, for people: `cpu (avx512-vnni, 2 threads)`.
+    fn describe(&self) -> String;
+
+    /// A plan made ready to run: weights packed, memory allocated.
+    ///
+    /// # Errors
+    /// [`LoadError`] when memory is short or the plan asks for what this device cannot do.
+    fn load(&self, plan: &Plan) -> Result<Box<dyn Program>, LoadError>;
+}
+
+/// A plan loaded on a device.
+pub trait Program: Send {
+    /// New memory for the inputs and outputs of one inference, zeroed.
+    ///
+    /// # Errors
+    /// [`LoadError::Memory`] when there is none.
+    fn slot(&self) -> Result<Slot, LoadError>;
+
+    /// Runs one inference: reads the slot's inputs, writes its outputs, returns when they are written.
+    ///
+    /// # Errors
+    /// [`RunError`] when the slot is of another program, or the device fails.
+    fn run(&mut self, slot: &mut Slot) -> Result<(), RunError>;
+
+    /// As [`Program::run`], and the nanoseconds that each step took, in the plan's order.
+    ///
+    /// Measuring costs time: the sum is more than a plain run takes.
+    ///
+    /// # Errors
+    /// As [`Program::run`].
+    fn run_timed(&mut self, slot: &mut Slot, nanos: &mut Vec<u64>) -> Result<(), RunError>;
+}
+
+/// Why a plan could not be loaded.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LoadError {
+    /// An allocation failed.
+    #[error("{what}: no {bytes} of memory; free some, or compile the model for a smaller batch")]
+    Memory {
+        /// What it was for.
+        what: &'static str,
+        /// Its size.
+        bytes: Bytes,
+    },
+    /// A setting is out of range.
+    #[error("{setting} is {found}; {allowed}")]
+    Setting {
+        /// Which setting.
+        setting: &'static str,
+        /// Its value.
+        found: String,
+        /// The values that it may have.
+        allowed: String,
+    },
+}
+
+/// Why an inference failed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RunError {
+    /// The slot was made by another program.
+    #[error(
+        "the slot has {found:?} bytes of inputs and outputs, this program needs {needed:?}; use a slot of its own"
+    )]
+    Slot {
+        /// Sizes of the slot's inputs, then outputs.
+        found: Vec<usize>,
+        /// Sizes that the program needs.
+        needed: Vec<usize>,
+    },
+}
