@@ -16,9 +16,11 @@
 //! # }
 //! ```
 
+mod places;
 mod reference;
 mod slot;
 
+pub use places::{dense, places};
 pub use reference::Reference;
 pub use slot::{Memory, Slot};
 
@@ -58,6 +60,19 @@ pub trait Program: Send {
     /// # Errors
     /// As [`Program::run`].
     fn run_timed(&mut self, slot: &mut Slot, nanos: &mut Vec<u64>) -> Result<(), RunError>;
+
+    /// As [`Program::run`], step by step: `observe` sees each step's index in the plan and the elements that it
+    /// wrote, dense in row-major order.
+    ///
+    /// This is for finding the first step at which two devices differ; it is slow.
+    ///
+    /// # Errors
+    /// As [`Program::run`].
+    fn run_observed(
+        &mut self,
+        slot: &mut Slot,
+        observe: &mut dyn FnMut(usize, &[u8]),
+    ) -> Result<(), RunError>;
 }
 
 /// Why a plan could not be loaded.

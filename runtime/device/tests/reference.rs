@@ -2,8 +2,8 @@
 
 use pilotlight_device::{Device, Reference, RunError, Slot};
 use pilotlight_plan::{
-    Blob, Buffer, BufferId, Conv, Convert, DType, Epilogue, Linear, Op, Plan, Quant, Requant, Space, Step, Tensor,
-    TensorId, Weights, Window, arena, row_major, validate,
+    Blob, Buffer, BufferId, Conv, Convert, DType, Epilogue, Linear, Op, Plan, Quant, Requant, Space, Step,
+    Tensor, TensorId, Weights, Window, arena, row_major, validate,
 };
 
 /// f32 `[1, 1, 2, 2]` -> quantise (scale 0.5, zero 10) -> 2x2 convolution padded below and right, one output
@@ -100,6 +100,9 @@ fn a_padded_convolution() {
     let mut nanos = vec![];
     program.run_timed(&mut slot, &mut nanos).unwrap();
     assert_eq!(nanos.len(), 2);
+    let mut seen = vec![];
+    program.run_observed(&mut slot, &mut |step, bytes| seen.push((step, bytes.to_vec()))).unwrap();
+    assert_eq!(seen, [(0, vec![12, 6, 10, 12]), (1, vec![5, 5, 5, 5])]);
 }
 
 #[test]

@@ -9,7 +9,8 @@ mod shape;
 mod values;
 mod window;
 
-use crate::{Device, LoadError, Memory, Program, RunError, Slot};
+use crate::places::{each_index, places};
+use crate::{Device, LoadError, Memory, Program, RunError, Slot, dense};
 use pilotlight_plan::{Op, Plan, Space, Tensor, TensorId};
 use std::time::Instant;
 use values::Values;
@@ -40,6 +41,21 @@ impl Program for Run {
 
     fn run(&mut self, slot: &mut Slot) -> Result<(), RunError> {
         self.run_timed(slot, &mut Vec::new())
+    }
+
+    fn run_observed(
+        &mut self,
+        slot: &mut Slot,
+        observe: &mut dyn FnMut(usize, &[u8]),
+    ) -> Result<(), RunError> {
+        slot.check(&self.plan)?;
+        let mut bench = Bench { plan: &self.plan, arena: &mut self.arena, slot };
+        for (i, step) in self.plan.steps.iter().enumerate() {
+            bench.step(&step.op);
+            let t = self.plan.tensor(step.op.writes());
+            observe(i, &dense(t, bench.bytes(t)));
+        }
+        Ok(())
     }
 
     fn run_timed(&mut self, slot: &mut Slot, nanos: &mut Vec<u64>) -> Result<(), RunError> {
@@ -101,40 +117,25 @@ impl Bench<'_> {
     /// The elements of a tensor in row-major order.
     fn read(&self, id: TensorId) -> Values {
         let t = self.plan.tensor(id);
-        let buffer = self.plan.buffers[t.buffer.0 as usize];
-        let bytes = match buffer.space {
-            Space::Arena => &self.arena.as_bytes()[buffer.offset as usize..],
-            Space::Input(i) => self.slot.input(i as usize),
-            Space::Output(i) => self.slot.output(i as usize),
-            Space::Weights => &self.plan.weights[buffer.offset as usize..],
-        };
+        let bytes = self.bytes(t);
         let mut values = Values::empty(t.dtype);
         places(t, |place| values.push(t.dtype, &bytes[place..]));
         values
     }
 
+    /// The buffer of a tensor.
+    fn bytes(&self, t: &Tensor) -> &[u8] {
+        let buffer = self.plan.buffers[t.buffer.0 as usize];
+        match buffer.space {
+            Space::Arena => &self.arena.as_bytes()[buffer.offset as usize..],
+            Space::Input(i) => self.slot.input(i as usize),
+            Space::Output(i) => self.slot.output(i as usize),
+            Space::Weights => &self.plan.weights[buffer.offset as usize..],
+        }
+    }
+
     fn shape(&self, id: TensorId) -> Vec<usize> {
         self.plan.tensor(id).shape.iter().map(|&d| d as usize).collect()
-    }
-}
-
-/// Calls `visit` with the byte offset of every element in its buffer, in row-major order.
-fn places(t: &Tensor, mut visit: impl FnMut(usize)) {
-    let shape: Vec<usize> = t.shape.iter().map(|&d| d as usize).collect();
-    each_index(&shape, |index| {
-        let at: u64 = index.iter().zip(&t.strides).map(|(&i, &s)| i as u64 * s).sum();
-        visit(t.offset as usize + at as usize * t.dtype.bytes());
-    });
-}
-
-/// Calls `visit` with every index of a shape, in row-major order.
-fn each_index(shape: &[usize], mut visit: impl FnMut(&[usize])) {
-    let mut index = vec![0; shape.len()];
-    loop {
-        visit(&index);
-        let Some(d) = (0..shape.len()).rev().find(|&d| index[d] + 1 < shape[d]) else { return };
-        index[d] += 1;
-        index[d + 1..].fill(0);
     }
 }
 
