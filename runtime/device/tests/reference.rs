@@ -1,5 +1,7 @@
 //! The reference device against results worked out by hand.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 use pilotlight_device::{Device, Reference, RunError, Slot};
 use pilotlight_plan::{
     Blob, Buffer, BufferId, Conv, Convert, DType, Epilogue, Linear, Op, Plan, Quant, Requant, Space, Step,
