@@ -1,0 +1,164 @@
+//! `pilotlight bench`: how long a model takes, in all and by operation.
+
+use super::{print_json, progress};
+use crate::device::{self, DeviceOptions};
+use crate::feed;
+use crate::model::{self, CompileOptions, Model};
+use crate::stats::Latency;
+use anyhow::{Context, Result};
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Instant;
+
+/// Measure a model's latency on random input: whole runs, then each operation
+#[derive(Debug, clap::Args)]
+pub struct Bench {
+    /// Plan, ONNX file, or model folder
+    model: PathBuf,
+    /// Runs that count
+    #[arg(short = 'n', long, default_value_t = 200, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    runs: u32,
+    /// Runs before those that count
+    #[arg(long, default_value_t = 20, value_name = "N")]
+    warm_up: u32,
+    /// Show every step instead of a sum for each kind of operation
+    #[arg(long)]
+    steps: bool,
+    /// Print one line of JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    device: DeviceOptions,
+    #[command(flatten)]
+    compile: CompileOptions,
+}
+
+/// What `bench --json` prints. Fields are only ever added within one `schema`.
+#[derive(Serialize)]
+struct Report {
+    schema: u32,
+    model: String,
+    device: String,
+    /// Reading and checking the plan; absent where it was compiled from ONNX.
+    plan_open_us: Option<f64>,
+    /// From the plan in memory to a program ready to run.
+    load_us: f64,
+    latency_us: Latency,
+    steps: Vec<StepTime>,
+    energy: Energy,
+}
+
+#[derive(Serialize)]
+struct StepTime {
+    op: &'static str,
+    nodes: String,
+    p50_us: f64,
+}
+
+#[derive(Serialize)]
+struct Energy {
+    status: &'static str,
+    reason: &'static str,
+}
+
+impl Bench {
+    pub(super) fn run(self) -> Result<()> {
+        let opened = Instant::now();
+        let model = Model::open(&self.model, &self.compile)?;
+        let is_plan = model::resolve(&self.model)?.0.extension().is_some_and(|e| e == "plan");
+        let plan_open_us = is_plan.then(|| opened.elapsed().as_nanos() as f64 / 1e3);
+        let device = device::open(self.device.device, self.device.threads)?;
+        let load = Instant::now();
+        let mut program = device.load(&model.plan)?;
+        let load_us = load.elapsed().as_nanos() as f64 / 1e3;
+        let mut slot = program.slot()?;
+        feed::random(&model.plan, 1, &mut slot);
+
+        let bar = progress((self.warm_up + self.runs) as usize, "running");
+        for _ in 0..self.warm_up {
+            program.run(&mut slot)?;
+            bar.inc(1);
+        }
+        let mut nanos = Vec::with_capacity(self.runs as usize);
+        for _ in 0..self.runs {
+            let start = Instant::now();
+            program.run(&mut slot)?;
+            nanos.push(start.elapsed().as_nanos() as u64);
+            bar.inc(1);
+        }
+        bar.finish_and_clear();
+        let mut by_step: Vec<Vec<u64>> = vec![Vec::new(); model.plan.steps.len()];
+        let mut times = Vec::new();
+        for _ in 0..self.runs.min(50) {
+            program.run_timed(&mut slot, &mut times)?;
+            by_step.iter_mut().zip(&times).for_each(|(all, &t)| all.push(t));
+        }
+        let steps = model.plan.steps.iter().zip(by_step).map(|(step, all)| StepTime {
+            op: step.op.name(),
+            nodes: step.nodes.join("+"),
+            p50_us: Latency::of(all).map_or(0.0, |l| l.p50),
+        });
+        let report = Report {
+            schema: 1,
+            model: model.plan.name.clone(),
+            device: device.describe(),
+            plan_open_us,
+            load_us,
+            latency_us: Latency::of(nanos).context("at least one run is timed")?,
+            steps: steps.collect(),
+            energy: Energy { status: "not_measured", reason: "this command reads no energy sensor" },
+        };
+        if self.json {
+            return print_json(&report);
+        }
+        self.show(&report);
+        Ok(())
+    }
+
+    fn show(&self, report: &Report) {
+        println!("{} on {}", report.model, report.device);
+        let l = report.latency_us;
+        println!(
+            "latency: min {:.3} ms, p50 {:.3} ms, p99 {:.3} ms (n = {}, {} runs before)",
+            l.min / 1e3,
+            l.p50 / 1e3,
+            l.p99 / 1e3,
+            l.n,
+            self.warm_up
+        );
+        if let Some(open) = report.plan_open_us {
+            println!("plan opened in {:.3} ms, loaded in {:.3} ms", open / 1e3, report.load_us / 1e3);
+        } else {
+            println!("loaded in {:.3} ms", report.load_us / 1e3);
+        }
+        println!("energy: {} ({})", report.energy.status.replace('_', " "), report.energy.reason);
+        let total: f64 = report.steps.iter().map(|s| s.p50_us).sum();
+        println!(
+            "\n{:>10} {:>6} {:>6}  operation (timed one by one, {:.3} ms in all)",
+            "us",
+            "%",
+            "count",
+            total / 1e3
+        );
+        let line = |us: f64, count: usize, name: &str| {
+            println!("{us:>10.1} {:>6.1} {count:>6}  {name}", us / total.max(1e-9) * 100.0);
+        };
+        if self.steps {
+            for s in &report.steps {
+                line(s.p50_us, 1, &format!("{} {}", s.op, s.nodes));
+            }
+            return;
+        }
+        let mut sums: BTreeMap<&str, (f64, usize)> = BTreeMap::new();
+        for s in &report.steps {
+            let sum = sums.entry(s.op).or_default();
+            *sum = (sum.0 + s.p50_us, sum.1 + 1);
+        }
+        let mut sums: Vec<_> = sums.into_iter().collect();
+        sums.sort_by(|a, b| b.1.0.total_cmp(&a.1.0));
+        for (op, (us, count)) in sums {
+            line(us, count, op);
+        }
+    }
+}

@@ -1,0 +1,74 @@
+//! The subcommands; each is a clap struct with a `run` that says whether what it checked holds.
+
+mod bench;
+mod compare;
+mod compile;
+mod explain;
+mod run;
+mod verify;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+/// Run INT8 neural networks exactly, and say what they cost.
+///
+/// A MODEL is a compiled plan (.plan), an ONNX file, or a folder with a card (model.toml).
+///
+/// Exit codes: 0 done, 1 failed (or the compared results differ), 2 wrong usage.
+#[derive(Debug, Parser)]
+#[command(
+    name = "pilotlight",
+    version,
+    after_help = "\
+Examples:
+  pilotlight run models/efficientnet-lite0 --image models/photos/coffee.jpg
+  pilotlight compile model.onnx -o model.plan
+  pilotlight explain model.plan
+  pilotlight bench models/efficientnet-lite0 --threads 2"
+)]
+pub struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Run(run::Run),
+    Bench(bench::Bench),
+    Compile(compile::Compile),
+    Explain(explain::Explain),
+    Verify(verify::Verify),
+    Compare(compare::Compare),
+}
+
+impl Arguments {
+    /// Runs the subcommand; `false` where what it checked does not hold.
+    ///
+    /// # Errors
+    /// What went wrong, for people.
+    pub fn run(self) -> Result<bool> {
+        match self.command {
+            Command::Run(c) => c.run().map(|()| true),
+            Command::Bench(c) => c.run().map(|()| true),
+            Command::Compile(c) => c.run().map(|()| true),
+            Command::Explain(c) => c.run().map(|()| true),
+            Command::Verify(c) => c.run(),
+            Command::Compare(c) => c.run(),
+        }
+    }
+}
+
+/// Prints a value as one line of JSON.
+fn print_json(value: &impl serde::Serialize) -> Result<()> {
+    println!("{}", serde_json::to_string(value)?);
+    Ok(())
+}
+
+/// A progress bar on a terminal, nothing elsewhere.
+fn progress(steps: usize, what: &'static str) -> indicatif::ProgressBar {
+    let bar = indicatif::ProgressBar::new(steps as u64);
+    if let Ok(style) = indicatif::ProgressStyle::with_template("{msg} [{bar:30}] {pos}/{len} {eta}") {
+        bar.set_style(style.progress_chars("=> "));
+    }
+    bar.with_message(what)
+}

@@ -1,0 +1,173 @@
+//! `pilotlight run`: one input through a model.
+
+use super::print_json;
+use crate::card::Score;
+use crate::device::{self, DeviceOptions};
+use crate::feed;
+use crate::model::{CompileOptions, Model};
+use crate::npy::Array;
+use crate::stats::Latency;
+use anyhow::{Context, Result};
+use pilotlight_plan::{DType, math};
+use serde::Serialize;
+use std::path::PathBuf;
+use std::time::Instant;
+
+/// Run a model on a picture or on arrays and show the result, its latency and its energy
+#[derive(Debug, clap::Args)]
+pub struct Run {
+    /// Plan, ONNX file, or model folder
+    model: PathBuf,
+    /// Picture (JPEG, PNG) for a model whose card says how it becomes the input
+    #[arg(long, value_name = "FILE", conflicts_with = "inputs")]
+    image: Option<PathBuf>,
+    /// Array for an input; once for each input
+    #[arg(long = "input", value_name = "NAME=FILE.npy", value_parser = feed::named_file)]
+    inputs: Vec<(String, PathBuf)>,
+    /// Write each output to DIR/NAME.npy (a `/` in a name becomes `_`)
+    #[arg(long, value_name = "DIR")]
+    output_dir: Option<PathBuf>,
+    /// How many classes to show
+    #[arg(long, default_value_t = 5, value_name = "K")]
+    top: usize,
+    /// How often to run for the latency, after one run that does not count
+    #[arg(long, default_value_t = 20, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    repeat: u32,
+    /// Print one line of JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    device: DeviceOptions,
+    #[command(flatten)]
+    compile: CompileOptions,
+}
+
+/// What `run --json` prints. Fields are only ever added within one `schema`.
+#[derive(Serialize)]
+struct Report {
+    schema: u32,
+    model: String,
+    device: String,
+    top: Vec<Class>,
+    outputs: Vec<Output>,
+    latency_us: Latency,
+    energy: Energy,
+}
+
+#[derive(Serialize)]
+struct Class {
+    index: usize,
+    label: Option<String>,
+    score: f32,
+}
+
+#[derive(Serialize)]
+struct Output {
+    name: String,
+    dtype: String,
+    shape: Vec<usize>,
+}
+
+/// Energy of an inference; so far no meter is part of this command.
+#[derive(Serialize)]
+struct Energy {
+    status: &'static str,
+    reason: &'static str,
+}
+
+impl Run {
+    pub(super) fn run(self) -> Result<()> {
+        let model = Model::open(&self.model, &self.compile)?;
+        let device = device::open(self.device.device, self.device.threads)?;
+        let mut program = device.load(&model.plan)?;
+        let mut slot = program.slot()?;
+        match &self.image {
+            Some(file) => feed::from_picture(&model, file, &mut slot)?,
+            None => feed::from_arrays(&model.plan, &self.inputs, &mut slot)?,
+        }
+        program.run(&mut slot)?;
+        let mut nanos = Vec::with_capacity(self.repeat as usize);
+        for _ in 0..self.repeat {
+            let start = Instant::now();
+            program.run(&mut slot)?;
+            nanos.push(start.elapsed().as_nanos() as u64);
+        }
+        let names = model.plan.outputs.iter().map(|&id| model.plan.tensor(id).name.clone());
+        let outputs: Vec<(String, Array)> =
+            names.enumerate().map(|(i, n)| (n, feed::output(&model.plan, &slot, i))).collect();
+        if let Some(folder) = &self.output_dir {
+            write(folder, &outputs)?;
+        }
+        let report = Report {
+            schema: 1,
+            model: model.plan.name.clone(),
+            device: device.describe(),
+            top: classes(&model, &outputs, self.top),
+            outputs: outputs
+                .iter()
+                .map(|(name, a)| Output {
+                    name: name.clone(),
+                    dtype: a.dtype.to_string(),
+                    shape: a.shape.clone(),
+                })
+                .collect(),
+            latency_us: Latency::of(nanos).context("at least one run is timed")?,
+            energy: Energy { status: "not_measured", reason: "this command reads no energy sensor" },
+        };
+        if self.json {
+            return print_json(&report);
+        }
+        show(&report, &outputs);
+        Ok(())
+    }
+}
+
+fn write(folder: &std::path::Path, outputs: &[(String, Array)]) -> Result<()> {
+    std::fs::create_dir_all(folder).with_context(|| format!("{}: cannot be made", folder.display()))?;
+    for (name, array) in outputs {
+        let file = folder.join(format!("{}.npy", name.replace('/', "_")));
+        std::fs::write(&file, array.to_npy())
+            .with_context(|| format!("{}: cannot be written", file.display()))?;
+    }
+    Ok(())
+}
+
+/// The best classes of a classifier's first output; none for other models.
+fn classes(model: &Model, outputs: &[(String, Array)], top: usize) -> Vec<Class> {
+    let (Some(card), Some((_, array))) = (&model.card, outputs.first()) else { return Vec::new() };
+    if card.task != crate::card::Task::Classify || array.dtype != DType::F32 {
+        return Vec::new();
+    }
+    let count = array.shape.last().copied().unwrap_or(0);
+    let mut scores: Vec<f32> = (0..count).map(|i| array.value(i) as f32).collect();
+    if card.output.score == Score::Softmax {
+        let max = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        scores.iter_mut().for_each(|s| *s = math::exp(*s - max));
+        let sum: f32 = scores.iter().sum();
+        scores.iter_mut().for_each(|s| *s /= sum);
+    }
+    let mut order: Vec<usize> = (0..count).collect();
+    order.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]).then(a.cmp(&b)));
+    order.truncate(top);
+    order
+        .into_iter()
+        .map(|i| Class { index: i, label: model.labels.get(i).cloned(), score: scores[i] })
+        .collect()
+}
+
+fn show(report: &Report, outputs: &[(String, Array)]) {
+    println!("{} on {}", report.model, report.device);
+    for class in &report.top {
+        let label = class.label.as_deref().unwrap_or("");
+        println!("  {:5.1} %  {label} [{}]", class.score * 100.0, class.index);
+    }
+    if report.top.is_empty() {
+        for (name, a) in outputs {
+            let first: Vec<f64> = (0..a.elements().min(4)).map(|i| a.value(i)).collect();
+            println!("  {name}: {} {:?}, first {first:?}", a.dtype, a.shape);
+        }
+    }
+    let l = report.latency_us;
+    println!("latency: p50 {:.3} ms, p99 {:.3} ms (n = {})", l.p50 / 1e3, l.p99 / 1e3, l.n);
+    println!("energy: {} ({})", report.energy.status.replace('_', " "), report.energy.reason);
+}

@@ -1,0 +1,12 @@
+//! The parts of the `pilotlight` command: model folders, pictures, arrays, golden files, and its subcommands.
+#![forbid(unsafe_code)]
+
+pub mod card;
+pub mod command;
+pub mod device;
+pub mod feed;
+pub mod golden;
+pub mod model;
+pub mod npy;
+pub mod picture;
+pub mod stats;
