@@ -1,5 +1,6 @@
 //! The subcommands; each is a clap struct with a `run` that says whether what it checked holds.
 
+mod accuracy;
 mod bench;
 mod compare;
 mod compile;
@@ -39,6 +40,7 @@ enum Command {
     Explain(explain::Explain),
     Verify(verify::Verify),
     Compare(compare::Compare),
+    Accuracy(accuracy::Accuracy),
 }
 
 impl Arguments {
@@ -54,6 +56,7 @@ impl Arguments {
             Command::Explain(c) => c.run().map(|()| true),
             Command::Verify(c) => c.run(),
             Command::Compare(c) => c.run(),
+            Command::Accuracy(c) => c.run(),
         }
     }
 }

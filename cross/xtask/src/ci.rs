@@ -1,0 +1,97 @@
+//! The checks that every change must pass.
+
+use crate::shell::{self, run};
+use crate::{deps, python};
+use anyhow::{Result, bail};
+use std::time::Instant;
+
+#[derive(clap::Args)]
+pub struct Ci {
+    /// Checks to run; all of them where none is named
+    #[arg(value_parser = clap::builder::PossibleValuesParser::new(CHECKS.iter().map(|c| c.name)))]
+    checks: Vec<String>,
+}
+
+struct Check {
+    name: &'static str,
+    run: fn() -> Result<()>,
+}
+
+/// In order: the cheap ones first.
+const CHECKS: &[Check] = &[
+    Check { name: "fmt", run: || run("cargo", &["fmt", "--all", "--check"]) },
+    Check { name: "deps", run: deps::run },
+    Check { name: "clippy", run: clippy },
+    Check { name: "test", run: test },
+    Check { name: "doc", run: doc },
+    Check { name: "first-run", run: first_run },
+    Check { name: "models", run: models },
+    Check { name: "deny", run: deny },
+];
+
+impl Ci {
+    pub fn run(self) -> Result<()> {
+        let wanted = |c: &&Check| self.checks.is_empty() || self.checks.iter().any(|n| n == c.name);
+        let mut failed = Vec::new();
+        let mut lines = Vec::new();
+        for check in CHECKS.iter().filter(wanted) {
+            eprintln!("== {}", check.name);
+            let start = Instant::now();
+            let result = (check.run)();
+            let seconds = start.elapsed().as_secs();
+            let word = if result.is_ok() { "ok" } else { "FAILED" };
+            lines.push(format!("{:<12} {word:<7} {seconds:>5} s", check.name));
+            if let Err(error) = result {
+                eprintln!("{}: {error:#}", check.name);
+                failed.push(check.name);
+            }
+        }
+        println!("{}", lines.join("\n"));
+        if !failed.is_empty() {
+            bail!("failed: {}", failed.join(", "));
+        }
+        Ok(())
+    }
+}
+
+fn clippy() -> Result<()> {
+    let rest = ["--workspace", "--all-targets", "--all-features", "--locked", "--", "-D", "warnings"];
+    run("cargo", &[&["clippy"], &rest[..]].concat())
+}
+
+/// The README's own command.
+fn test() -> Result<()> {
+    run("cargo", &["test", "--workspace"])
+}
+
+fn doc() -> Result<()> {
+    let mut command = shell::command("cargo", &["doc", "--workspace", "--no-deps", "--locked"]);
+    command.env("RUSTDOCFLAGS", "-D warnings");
+    shell::run_command(command)
+}
+
+/// The README's first command, its answer checked.
+fn first_run() -> Result<()> {
+    let args = ["run", "--release", "--quiet", "--package", "pilotlight-cli", "--locked", "--"];
+    let model = ["run", "models/efficientnet-lite0", "--image", "models/photos/coffee.jpg", "--json"];
+    let text = shell::output("cargo", &[&args[..], &model[..]].concat())?;
+    let report: serde_json::Value = serde_json::from_str(&text)?;
+    let label = report["top"][0]["label"].as_str().unwrap_or_default();
+    if !label.contains("espresso") && !label.contains("cup") {
+        bail!("a photo of a cup of coffee is named {label}: {text}");
+    }
+    println!("first-run: coffee.jpg is {label}, latency p50 {} us", report["latency_us"]["p50"]);
+    Ok(())
+}
+
+/// The conformance cases come out of their generator byte for byte.
+fn models() -> Result<()> {
+    python::run(&["models/recipe.py", "conformance", "--check"])
+}
+
+fn deny() -> Result<()> {
+    if shell::output("cargo", &["deny", "--version"]).is_err() {
+        run("cargo", &["install", "--locked", "--quiet", "cargo-deny"])?;
+    }
+    run("cargo", &["deny", "--offline", "--all-features", "check", "licenses", "bans", "sources"])
+}
