@@ -36,7 +36,7 @@ def nearest(x, outs, scales, mode, rounding):
 
 
 def linear(x, outs, scales, mode):
-    """Bilinear over the last two axes in f32, cut off toward zero: an int8 Resize does not round."""
+    """Bilinear over the last two axes in f32. On int8 values it is cut off toward zero, not rounded."""
     weights = []
     for axis in (2, 3):
         size = x.shape[axis]
@@ -51,7 +51,7 @@ def linear(x, outs, scales, mode):
     v = x.astype(F)
     corner = [v[:, :, a][..., b] for a, b in ((y1, x1), (y1, x2), (y2, x1), (y2, x2))]
     value = ((dx2 * dy2 * corner[0] + dx1 * dy2 * corner[1]) + dx2 * dy1 * corner[2]) + dx1 * dy1 * corner[3]
-    return np.trunc(value).astype(x.dtype)
+    return value if x.dtype == F else np.trunc(value).astype(x.dtype)
 
 
 def resize(suite):
