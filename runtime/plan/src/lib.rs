@@ -15,7 +15,7 @@ mod test_plan;
 pub mod validate;
 mod weights;
 
-pub use file::{FORMAT, PlanError};
+pub use file::{FORMAT, PlanError, rehash};
 pub use op::*;
 pub use tensor::*;
 pub use weights::Weights;

@@ -47,7 +47,12 @@ impl Accuracy {
         let (images, labels, float) = (open(&test.images)?, open(&test.labels)?, open(&test.float_logits)?);
         let count = labels.elements();
         if images.shape.first() != Some(&count) || float.shape.first() != Some(&count) || count == 0 {
-            bail!("images {:?}, labels {:?}, float logits {:?}: one entry each", images.shape, labels.shape, float.shape);
+            bail!(
+                "images {:?}, labels {:?}, float logits {:?}: one entry each",
+                images.shape,
+                labels.shape,
+                float.shape
+            );
         }
         let device = device::open(self.device.device, self.device.threads)?;
         let mut program = device.load(&model.plan)?;

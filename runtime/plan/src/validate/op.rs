@@ -169,7 +169,8 @@ fn epilogue(plan: &Plan, e: &Epilogue, channels: u64, output: TensorId) -> Resul
     let y = plan.tensor(output);
     let per_channel = |b: Blob| {
         let n = if b.bytes == 4 { 1 } else { channels };
-        blob(plan, b, n * 4, "scale")
+        blob(plan, b, n * 4, "scale")?;
+        finite(&plan.blob_f32(b), "scale")
     };
     let last = match e {
         Epilogue::Raw => DType::I32,
@@ -239,11 +240,23 @@ fn broadcast(a: &[u32], b: &[u32], y: &[u32]) -> Result<(), String> {
     if fits { Ok(()) } else { Err(format!("{a:?} and {b:?} do not broadcast to {y:?}")) }
 }
 
+/// Vector code and scalar code treat infinities and NaN differently; no quantisation needs them.
+fn finite(values: &[f32], what: &str) -> Result<(), String> {
+    match values.iter().find(|v| !v.is_finite()) {
+        None => Ok(()),
+        Some(v) => Err(format!("{what} is {v}; a finite number is needed")),
+    }
+}
+
 fn binary_rule(rule: &BinaryRule, [a, b, y]: [DType; 3]) -> Result<(), String> {
     let all_int8 = a.is_int8() && b.is_int8() && y.is_int8();
     let fits = match rule {
-        BinaryRule::QLinearAdd { .. } => all_int8,
-        BinaryRule::QLinearMul { a_zero, b_zero, y_zero, .. } => {
+        BinaryRule::QLinearAdd { ra, rb, fix } => {
+            finite(&[*ra, *rb, *fix], "factor")?;
+            all_int8
+        }
+        BinaryRule::QLinearMul { a_zero, b_zero, y_zero, r } => {
+            finite(&[*r], "factor")?;
             zeros(a, &[*a_zero], 1, "a")?;
             zeros(b, &[*b_zero], 1, "b")?;
             zeros(y, &[*y_zero], 1, "result")?;
@@ -302,7 +315,8 @@ fn mean(plan: &Plan, m: &Mean) -> Result<(), String> {
         return Err(format!("mean of {:?} over {:?} cannot give {:?}", x.shape, m.axes, y.shape));
     }
     match m.rule {
-        MeanRule::Integer { input_zero, zero, .. } => {
+        MeanRule::Integer { input_zero, zero, scale } => {
+            finite(&[scale], "scale")?;
             zeros(x.dtype, &[input_zero], 1, "input")?;
             zeros(y.dtype, &[zero], 1, "output")
         }
