@@ -39,7 +39,8 @@ const TOPS: &[&str] = &["pilotlight-cli", "pilotlight-tests", "xtask"];
 
 /// Crates that firmware links, and what none of them may bring in.
 const FIRMWARE: &[&str] = &["pilotlight", "pilotlight-capi"];
-const NOT_IN_FIRMWARE: &[&str] = &["tract-onnx", "tract-core", "prost", "tokio", "rusqlite", "libsqlite3-sys"];
+const NOT_IN_FIRMWARE: &[&str] =
+    &["tract-onnx", "tract-core", "prost", "tokio", "rusqlite", "libsqlite3-sys"];
 
 #[derive(Deserialize)]
 struct Metadata {
@@ -87,7 +88,10 @@ pub fn run() -> Result<()> {
     }
     problems.extend(rust_versions(&metadata, &ours)?);
     for firmware in FIRMWARE.iter().filter(|f| names.contains(**f)) {
-        let tree = shell::output("cargo", &["tree", "--package", firmware, "--edges", "normal", "--prefix", "none", "--locked"])?;
+        let tree = shell::output(
+            "cargo",
+            &["tree", "--package", firmware, "--edges", "normal", "--prefix", "none", "--locked"],
+        )?;
         for line in tree.lines() {
             let used = line.split(' ').next().unwrap_or_default();
             if NOT_IN_FIRMWARE.contains(&used) {
@@ -105,7 +109,10 @@ pub fn run() -> Result<()> {
 /// Dependencies that state a newer Rust than the workspace does.
 fn rust_versions(metadata: &Metadata, ours: &[&Package]) -> Result<Vec<String>> {
     let parse = |v: &str| -> Vec<u32> { v.split('.').filter_map(|p| p.parse().ok()).collect() };
-    let stated = ours.iter().find_map(|p| p.rust_version.as_deref()).context("the workspace states no rust-version")?;
+    let stated = ours
+        .iter()
+        .find_map(|p| p.rust_version.as_deref())
+        .context("the workspace states no rust-version")?;
     let newer = metadata.packages.iter().filter_map(|p| {
         let needs = p.rust_version.as_deref()?;
         let over = parse(needs)[..2.min(parse(needs).len())] > parse(stated)[..2.min(parse(stated).len())];

@@ -31,7 +31,11 @@ impl Fuzz {
         let list = fuzz(&["list"]).output().context("cargo fuzz list")?;
         let list = String::from_utf8(list.stdout)?;
         let known: Vec<&str> = list.lines().collect();
-        let wanted: Vec<&str> = known.iter().copied().filter(|t| self.targets.is_empty() || self.targets.iter().any(|w| w == t)).collect();
+        let wanted: Vec<&str> = known
+            .iter()
+            .copied()
+            .filter(|t| self.targets.is_empty() || self.targets.iter().any(|w| w == t))
+            .collect();
         if wanted.is_empty() {
             bail!("no such target; there are: {}", known.join(", "));
         }
@@ -43,7 +47,11 @@ impl Fuzz {
             while running.len() >= self.jobs || (target.is_none() && !running.is_empty()) {
                 let (name, mut child) = running.remove(0);
                 let status = child.wait()?;
-                println!("fuzz {name}: {} s, {}", self.seconds, if status.success() { "no crash" } else { "CRASHED" });
+                println!(
+                    "fuzz {name}: {} s, {}",
+                    self.seconds,
+                    if status.success() { "no crash" } else { "CRASHED" }
+                );
                 if !status.success() {
                     failed.push(name);
                 }
@@ -52,7 +60,17 @@ impl Fuzz {
                 let seeds = format!("seeds/{name}");
                 let corpus = format!("corpus/{name}");
                 std::fs::create_dir_all(folder.join(&corpus))?;
-                let args = ["run", "--release", name, &corpus, &seeds, "--", &limit, "-rss_limit_mb=4096", "-print_final_stats=1"];
+                let args = [
+                    "run",
+                    "--release",
+                    name,
+                    &corpus,
+                    &seeds,
+                    "--",
+                    &limit,
+                    "-rss_limit_mb=4096",
+                    "-print_final_stats=1",
+                ];
                 running.push((name, fuzz(&args).spawn().context("cargo fuzz run")?));
             }
         }

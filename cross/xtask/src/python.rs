@@ -9,7 +9,8 @@ pub fn interpreter() -> Result<PathBuf> {
     let venv = shell::root().join("models/.cache/venv");
     let python = venv.join("bin/python");
     let done = venv.join(".complete");
-    let wanted = std::fs::read(shell::root().join("models/requirements.txt")).context("models/requirements.txt")?;
+    let wanted =
+        std::fs::read(shell::root().join("models/requirements.txt")).context("models/requirements.txt")?;
     if std::fs::read(&done).ok() != Some(wanted.clone()) {
         shell::run("python3", &["-m", "venv", "models/.cache/venv"])?;
         let pip = ["-m", "pip", "install", "--quiet", "--require-hashes", "-r", "models/requirements.txt"];

@@ -36,7 +36,12 @@ struct Figures {
 impl Figures {
     fn better(self, other: Option<Self>) -> Self {
         let Some(o) = other else { return self };
-        Self { min: self.min.min(o.min), p50: self.p50.min(o.p50), p99: self.p99.min(o.p99), start: self.start.min(o.start) }
+        Self {
+            min: self.min.min(o.min),
+            p50: self.p50.min(o.p50),
+            p99: self.p99.min(o.p99),
+            start: self.start.min(o.start),
+        }
     }
 
     fn of(v: &Value, start_us: f64) -> Result<Self> {
@@ -54,7 +59,10 @@ impl Rivals {
         let plans = shell::root().join("target/rivals");
         std::fs::create_dir_all(&plans)?;
         println!("{}", machine());
-        println!("milliseconds, smallest of {} rounds (min and p50 of 200 runs, tract 10); start: file to ready session", self.rounds);
+        println!(
+            "milliseconds, smallest of {} rounds (min and p50 of 200 runs, tract 10); start: file to ready session",
+            self.rounds
+        );
         println!(
             "{:<20} {:>7} | {:>8} {:>8} {:>8} | {:>8} {:>8} {:>8} | {:>9} | {:>6}",
             "net", "threads", "ours min", "p50", "start", "ORT min", "p50", "start", "tract min", "ratio"
@@ -76,7 +84,13 @@ impl Rivals {
                 let tract = other.map_or("-".into(), |t: Figures| format!("{:.1}", t.min));
                 println!(
                     "{name:<20} {threads:>7} | {:>8.3} {:>8.3} {:>8.2} | {:>8.3} {:>8.3} {:>8.1} | {tract:>9} | {:>6.2}",
-                    a.min, a.p50, a.start, b.min, b.p50, b.start, a.p50 / b.p50
+                    a.min,
+                    a.p50,
+                    a.start,
+                    b.min,
+                    b.p50,
+                    b.start,
+                    a.p50 / b.p50
                 );
             }
         }
@@ -101,7 +115,8 @@ fn bench_ort(model: &str, threads: u32) -> Result<Figures> {
 /// Builds the program that times tract and gives its path.
 fn build_tract() -> Result<String> {
     shell::run("cargo", &["build", "--release", "--package", "pilotlight-tests", "--bin", "time-tract"])?;
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| shell::root().join("target"), Into::into);
+    let target =
+        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| shell::root().join("target"), Into::into);
     let path = shell::root().join(target).join("release/time-tract");
     Ok(path.to_str().context("path is not text")?.to_owned())
 }
@@ -114,9 +129,13 @@ fn bench_tract(program: &str, model: &str) -> Result<Figures> {
 /// The processor, as the kernel names it.
 fn machine() -> String {
     let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = info.lines().find_map(|l| l.strip_prefix("model name")).map_or("unknown processor", |l| l.trim_start_matches(['\t', ':', ' ']));
+    let model = info
+        .lines()
+        .find_map(|l| l.strip_prefix("model name"))
+        .map_or("unknown processor", |l| l.trim_start_matches(['\t', ':', ' ']));
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let has = |flag: &str| info.contains(flag);
-    let flags: Vec<&str> = ["avx2", "avx512_vnni", "avx_vnni", "amx_int8"].into_iter().filter(|f| has(f)).collect();
+    let flags: Vec<&str> =
+        ["avx2", "avx512_vnni", "avx_vnni", "amx_int8"].into_iter().filter(|f| has(f)).collect();
     format!("{model}, {cores} cores, {}", flags.join(" "))
 }
