@@ -329,16 +329,16 @@ pub enum BinaryKind {
     Mul,
 }
 
-/// A 256-entry table on an 8-bit tensor: any chain of unary operations between two quantised values.
+/// A 256-entry table on an 8-bit tensor: any chain of unary operations behind a quantised value.
 ///
 /// Entry `i` is the result for the value whose bits are `i` (so entry 255 of an i8 input is that of -1).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Table {
     /// 8 bits.
     pub input: TensorId,
-    /// 8 bits, same shape.
+    /// 8 bits or f32, same shape.
     pub output: TensorId,
-    /// 256 bytes.
+    /// 256 entries of the output's type.
     pub table: Blob,
 }
 
@@ -436,6 +436,18 @@ pub struct Softmax {
 pub enum SoftmaxRule {
     /// Float in, float out: subtract the maximum, [`crate::math::exp`], sum in order, divide.
     Float,
+    /// 8 bits in and out. With `d` = 255 (i8: 127) less the largest element, `e[i] = table[bits(x[i] + d)]`
+    /// and their f32 sum in order, `min(rint((e[i] * inverse) / sum) + zero, 255)` (i8: the low 8 bits).
+    /// Where the sum is 0 the result is `zero`.
+    /// Source: ONNX Runtime `qlinear_softmax.cc`.
+    QLinear {
+        /// 256 f32, by the bits of the shifted element.
+        table: Blob,
+        /// `floor(1 / y_scale)`.
+        inverse: f32,
+        /// Zero point of the output.
+        zero: i32,
+    },
 }
 
 /// Index of the largest element along one dimension, as i64.

@@ -61,7 +61,14 @@ pub(super) fn binary(bench: &Bench, op: &Binary) -> Values {
 }
 
 pub(super) fn table(bench: &Bench, t: &Table) -> Values {
-    let (table, dtype) = (bench.plan.blob(t.table), bench.plan.tensor(t.output).dtype);
+    let dtype = bench.plan.tensor(t.output).dtype;
+    if dtype == DType::F32 {
+        let table = bench.plan.blob_f32(t.table);
+        return Values::Float(
+            bench.read(t.input).ints().iter().map(|&v| table[usize::from(v as u8)]).collect(),
+        );
+    }
+    let table = bench.plan.blob(t.table);
     Values::Int(bench.read(t.input).ints().iter().map(|&v| look_up(table, v, dtype)).collect())
 }
 

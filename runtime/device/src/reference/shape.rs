@@ -93,6 +93,22 @@ pub(super) fn softmax(bench: &Bench, s: &Softmax) -> Values {
             });
             Values::Float(y)
         }
+        SoftmaxRule::QLinear { table, inverse, zero } => {
+            let (x, table) = (x.ints(), bench.plan.blob_f32(table));
+            let dtype = bench.plan.tensor(s.input).dtype;
+            let mut y = vec![0; x.len()];
+            each_line(&bench.shape(s.input), s.axis as usize, |line| {
+                let shift = range(dtype).1 - line.iter().map(|&k| x[k]).max().unwrap_or(0);
+                let e: Vec<f32> = line.iter().map(|&k| table[usize::from((x[k] + shift) as u8)]).collect();
+                let sum = e.iter().fold(0.0, |s: f32, &e| s + e);
+                for (&k, e) in line.iter().zip(e) {
+                    let scaled = if sum == 0.0 { 0.0 } else { (e * inverse) / sum };
+                    let rounded = (scaled.round_ties_even() as i32).saturating_add(zero).min(255);
+                    y[k] = if dtype == DType::I8 { i32::from(rounded as i8) } else { rounded };
+                }
+            });
+            Values::Int(y)
+        }
     }
 }
 

@@ -20,8 +20,11 @@ pub(super) fn check(plan: &Plan, op: &Op) -> Result<(), String> {
         Op::Table(t) => {
             same_shape(plan, t.input, t.output)?;
             int8(plan, t.input)?;
-            int8(plan, t.output)?;
-            blob(plan, t.table, 256, "table")
+            let y = plan.tensor(t.output).dtype;
+            if !y.is_int8() && y != DType::F32 {
+                return Err(format!("a table of {y}; u8, i8 or f32 is needed"));
+            }
+            blob(plan, t.table, 256 * y.bytes() as u64, "table")
         }
         Op::Unary(u) => {
             same_shape(plan, u.input, u.output)?;
@@ -32,7 +35,19 @@ pub(super) fn check(plan: &Plan, op: &Op) -> Result<(), String> {
         Op::Softmax(s) => {
             same_shape(plan, s.input, s.output)?;
             axis(plan, s.input, s.axis)?;
-            types(plan, s.input, s.output, DType::F32, DType::F32)
+            match s.rule {
+                SoftmaxRule::Float => types(plan, s.input, s.output, DType::F32, DType::F32),
+                SoftmaxRule::QLinear { table, inverse, zero } => {
+                    int8(plan, s.input)?;
+                    let x = plan.tensor(s.input).dtype;
+                    types(plan, s.input, s.output, x, x)?;
+                    zeros(x, &[zero], 1, "output")?;
+                    if !(inverse.is_finite() && inverse >= 0.0) {
+                        return Err(format!("an inverse scale of {inverse}; a number from 0 is needed"));
+                    }
+                    blob(plan, table, 1024, "table")
+                }
+            }
         }
         Op::ArgMax(a) => arg_max(plan, a),
         Op::Quantize(c) => convert(plan, c, c.input, c.output),
