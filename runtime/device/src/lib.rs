@@ -16,10 +16,12 @@
 //! # }
 //! ```
 
+mod cpu;
 mod places;
 mod reference;
 mod slot;
 
+pub use cpu::{Cpu, CpuOptions, Isa, MAX_THREADS};
 pub use places::{dense, places};
 pub use reference::Reference;
 pub use slot::{Memory, Slot};
@@ -85,6 +87,15 @@ pub enum LoadError {
         what: &'static str,
         /// Its size.
         bytes: Bytes,
+    },
+    /// The plan breaks a rule that every plan keeps.
+    #[error("not a valid plan: {0}; compile the model again")]
+    Plan(#[from] pilotlight_plan::validate::Invalid),
+    /// A thread could not be started.
+    #[error("no further thread can be started: {problem}; ask for fewer threads")]
+    Thread {
+        /// What the system said.
+        problem: String,
     },
     /// A setting is out of range.
     #[error("{setting} is {found}; {allowed}")]
