@@ -1,0 +1,164 @@
+//! Convolutions and matrix products on the CPU device against the reference, over random shapes and types.
+
+mod support;
+
+use pilotlight_plan::*;
+use support::{Builder, INT8, compare, rule};
+
+/// Weights, bias and epilogue for `outputs` channels of `k` values.
+fn linear(
+    b: &mut Builder,
+    x: DType,
+    group_inputs: u32,
+    outputs: u32,
+    k: u32,
+    shape: &[u32],
+) -> (Linear, DType) {
+    let n = outputs as usize;
+    let weights_dtype = b.rng.pick(&INT8);
+    let bytes: Vec<u8> = (0..n * k as usize)
+        .map(|_| if b.rng.chance(8) { b.rng.pick(&[0, 127, 128, 255]) } else { b.rng.next() as u8 })
+        .collect();
+    let weights = b.blob(&bytes);
+    let per_channel = if b.rng.chance(3) { n } else { 1 };
+    let weights_zero = match b.rng.range(0, 3) {
+        0 => (0..per_channel).map(|_| b.rng.int8(weights_dtype)).collect(),
+        _ if weights_dtype == DType::U8 => vec![128],
+        _ => vec![0],
+    };
+    let bias = b.rng.chance(2).then(|| {
+        let list: Vec<u8> =
+            (0..n).flat_map(|_| (b.rng.range(-100_000, 100_000) as i32).to_le_bytes()).collect();
+        b.blob(&list)
+    });
+    let scales = |b: &mut Builder| {
+        let count = if b.rng.chance(2) { n } else { 1 };
+        let spread = (k as f32).sqrt() * 6000.0;
+        let list: Vec<f32> = (0..count).map(|_| b.rng.range(1, 4000) as f32 * 0.1 / spread).collect();
+        b.f32_blob(&list)
+    };
+    let (epilogue, dtype) = match b.rng.range(0, 7) {
+        0 => (Epilogue::Raw, DType::I32),
+        1 => (Epilogue::Float { scale: scales(b) }, DType::F32),
+        _ => {
+            let dtype = b.rng.pick(&INT8);
+            let (min, max) = support::range(dtype);
+            let zero = b.rng.int8(dtype);
+            let (lo, hi) = if b.rng.chance(3) {
+                (zero, b.rng.range(zero.into(), max.into()) as i32)
+            } else {
+                (min, max)
+            };
+            let mut value = dtype;
+            let mut post = vec![];
+            for _ in 0..b.rng.pick(&[0, 0, 1, 2]) {
+                let result = b.rng.pick(&INT8);
+                if b.rng.chance(2) {
+                    post.push(Post::Table { table: b.table(), dtype: result });
+                } else {
+                    let second = b.rng.pick(&INT8);
+                    let value_is_a = b.rng.chance(2);
+                    let other = match shape.len() {
+                        2 => b.input(shape, second),
+                        _ => b.fed(shape, second),
+                    };
+                    let types = if value_is_a { [value, second] } else { [second, value] };
+                    let rule = rule(b, types, result);
+                    post.push(Post::Binary { other, value_is_a, rule, dtype: result });
+                }
+                value = result;
+            }
+            let scale = scales(b);
+            (Epilogue::Requant(Requant { scale, zero, dtype, lo, hi, post }), value)
+        }
+    };
+    let input_zero = b.rng.int8(x);
+    let l =
+        Linear { weights, weights_dtype, weights_zero, bias, input_zero, group_inputs, outputs, epilogue };
+    (l, dtype)
+}
+
+/// A convolution of random shape; `depthwise` fixes the groups.
+fn conv(seed: u64, depthwise: bool) -> (Plan, String) {
+    let mut b = Builder::new(seed);
+    let x = b.rng.pick(&INT8);
+    let rank3 = b.rng.chance(6);
+    let kh = if rank3 { 1 } else { b.rng.pick(&[1, 1, 2, 3, 3, 5]) };
+    let kernel = [kh, b.rng.pick(&[1, 1, 3, 3, 4, 5])];
+    let stride = [if rank3 { 1 } else { b.rng.pick(&[1, 1, 2, 3]) }, b.rng.pick(&[1, 1, 2, 3])];
+    let dilation = if b.rng.chance(4) { [b.rng.size(1, 3), b.rng.size(1, 3)] } else { [1, 1] };
+    let pads = if b.rng.chance(3) {
+        [0; 4]
+    } else {
+        let mut pad = |k: u32| b.rng.size(0, k);
+        [pad(kernel[0]), pad(kernel[1]), pad(kernel[0]), pad(kernel[1])]
+    };
+    let pads = if rank3 { [0, pads[1], 0, pads[3]] } else { pads };
+    let window = Window { kernel, stride, dilation, pads };
+    let reach = |d: usize| dilation[d] * (kernel[d] - 1) + 1;
+    let extent = |b: &mut Builder, d: usize| {
+        let least = reach(d).saturating_sub(pads[d] + pads[d + 2]).max(1);
+        b.rng.size(least, least + 18)
+    };
+    let (h, w) = (if rank3 { 1 } else { extent(&mut b, 0) }, extent(&mut b, 1));
+    let out = |e: u32, d: usize| (e + pads[d] + pads[d + 2] - reach(d)) / stride[d] + 1;
+    let (groups, per_group, group_outputs) = if depthwise {
+        (b.rng.size(2, 150), 1, if b.rng.chance(6) { 2 } else { 1 })
+    } else if b.rng.chance(5) {
+        (b.rng.size(2, 4), b.rng.size(1, 20), b.rng.size(1, 40))
+    } else {
+        (1, b.rng.pick(&[1, 3, 4, 12, 16, 24, 33, 64, 100]), b.rng.pick(&[1, 7, 16, 24, 40, 64, 80, 130]))
+    };
+    let n = b.rng.pick(&[1, 1, 2]);
+    let shape = |c: u32, h: u32, w: u32| if rank3 { vec![n, c, w] } else { vec![n, c, h, w] };
+    let input = shape(groups * per_group, h, w);
+    let output = shape(groups * group_outputs, out(h, 0), out(w, 1));
+    let from = b.fed(&input, x);
+    let k = per_group * kernel[0] * kernel[1];
+    let (linear, y) = linear(&mut b, x, per_group, groups * group_outputs, k, &output);
+    let what = format!(
+        "seed {seed}: {input:?} {x} {window:?} groups {groups} -> {output:?} {y}, {:?}",
+        linear.epilogue
+    );
+    if b.rng.chance(8) {
+        // Straight to the row-major output.
+        let to = b.output(&output, y);
+        b.step(Op::Conv(Conv { input: from, output: to, window, groups, linear }));
+    } else {
+        let (to, end) = b.delivered(&output, y);
+        b.step(Op::Conv(Conv { input: from, output: to, window, groups, linear }));
+        b.copy(to, end);
+    }
+    (b.finish(), what)
+}
+
+#[test]
+fn convolutions_equal_the_reference() {
+    for seed in 0..120 {
+        let (plan, what) = conv(seed, false);
+        compare(&plan, seed, &what);
+    }
+}
+
+#[test]
+fn depthwise_convolutions_equal_the_reference() {
+    for seed in 1000..1060 {
+        let (plan, what) = conv(seed, true);
+        compare(&plan, seed, &what);
+    }
+}
+
+#[test]
+fn matrix_products_equal_the_reference() {
+    for seed in 2000..2050 {
+        let mut b = Builder::new(seed);
+        let x = b.rng.pick(&INT8);
+        let (m, k, n) = (b.rng.pick(&[1, 1, 2, 17, 40]), b.rng.size(1, 200), b.rng.size(1, 150));
+        let from = b.input(&[m, k], x);
+        let (linear, y) = linear(&mut b, x, k, n, k, &[m, n]);
+        let to = b.output(&[m, n], y);
+        let what = format!("seed {seed}: gemm {m} x {k} {x} by {n} -> {y}, {:?}", linear.epilogue);
+        b.step(Op::Gemm(Gemm { input: from, output: to, linear }));
+        compare(&b.finish(), seed, &what);
+    }
+}
