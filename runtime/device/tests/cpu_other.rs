@@ -41,8 +41,14 @@ fn result(b: &mut Builder, shape: &[u32], dtype: DType, op: impl FnOnce(TensorId
 #[test]
 fn tables() {
     check("table", 0, |b| {
-        let (shape, x, y) = (image(b), b.rng.pick(&INT8), b.rng.pick(&INT8));
-        let (input, table) = (operand(b, &shape, x), b.table());
+        let (shape, x, y) = (image(b), b.rng.pick(&INT8), b.rng.pick(&[DType::U8, DType::I8, DType::F32]));
+        let input = operand(b, &shape, x);
+        let table = if y == DType::F32 {
+            let list: Vec<f32> = (0..256).map(|_| b.rng.range(-999, 999) as f32).collect();
+            b.f32_blob(&list)
+        } else {
+            b.table()
+        };
         result(b, &shape, y, |output| Op::Table(Table { input, output, table }));
         format!("{shape:?} {x} -> {y}")
     });
@@ -217,6 +223,13 @@ fn functions_and_resizes() {
                 ]);
                 let input = operand(b, &shape, DType::F32);
                 result(b, &shape, DType::F32, |output| Op::Unary(Unary { input, output, function }));
+            }
+            1 if dtype.is_int8() => {
+                let exponents: Vec<f32> = (0..256).map(|i| (i as f32 / 20.0 - 12.8).exp()).collect();
+                let table = b.f32_blob(&exponents);
+                let rule = SoftmaxRule::QLinear { table, inverse: 256.0, zero: b.rng.int8(dtype) };
+                let input = operand(b, &shape, dtype);
+                result(b, &shape, dtype, |output| Op::Softmax(Softmax { input, output, axis, rule }));
             }
             1 => {
                 let input = operand(b, &shape, DType::F32);

@@ -22,7 +22,7 @@ pub(super) fn lower(plan: &Plan, kernels: &Kernels, threads: usize) -> Result<Lo
     let mut lowered = Lowered { steps: Vec::with_capacity(plan.steps.len()), plane_bytes: 0 };
     for step in &plan.steps {
         let call = lower_step(plan, &step.op, kernels, threads)?;
-        let call = call.unwrap_or_else(|| Box::new(Plain::new(plan, &step.op)));
+        let call = call.unwrap_or_else(|| Plain::lower(plan, &step.op));
         lowered.plane_bytes = lowered.plane_bytes.max(call.plane_bytes());
         lowered.steps.push(call);
     }

@@ -18,6 +18,7 @@ mod plain;
 mod pointwise;
 mod pool;
 mod program;
+mod softmax;
 mod step;
 mod workers;
 

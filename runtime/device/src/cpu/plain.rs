@@ -2,6 +2,7 @@
 
 use super::epilogue::table_bytes;
 use super::place::{Bases, Place, place, strides};
+use super::softmax::softmax;
 use super::step::{Call, Context, Scratch, share};
 use pilotlight_plan::{
     self as plan, Bilinear, BinaryKind, BinaryRule, DType, Epilogue, Function, MeanRule, Op, Plan, PoolRule,
@@ -9,29 +10,29 @@ use pilotlight_plan::{
 };
 
 /// A position in a tensor.
-type Index = [usize; MAX_RANK];
+pub(super) type Index = [usize; MAX_RANK];
 
 /// A tensor of any rank.
 #[derive(Clone, Copy)]
-struct View {
+pub(super) struct View {
     place: Place,
-    dtype: DType,
+    pub dtype: DType,
     rank: usize,
-    shape: Index,
+    pub shape: Index,
     /// In bytes.
     strides: Index,
 }
 
 /// One element of any type.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Value {
+pub(super) enum Value {
     Int(i32),
     Long(i64),
     Float(f32),
 }
 
 impl View {
-    fn new(plan: &Plan, id: TensorId) -> Self {
+    pub(super) fn new(plan: &Plan, id: TensorId) -> Self {
         let t = plan.tensor(id);
         let mut view = Self {
             place: place(plan, t),
@@ -46,7 +47,7 @@ impl View {
         view
     }
 
-    fn elements(&self) -> usize {
+    pub(super) fn elements(&self) -> usize {
         self.shape.iter().product()
     }
 
@@ -75,7 +76,7 @@ impl View {
 
     /// # Safety
     /// As [`View::at`].
-    unsafe fn int(&self, bases: &Bases, index: &Index) -> i32 {
+    pub(super) unsafe fn int(&self, bases: &Bases, index: &Index) -> i32 {
         // SAFETY: the caller's promise.
         match unsafe { self.read(bases, index) } {
             Value::Int(v) => v,
@@ -86,7 +87,7 @@ impl View {
 
     /// # Safety
     /// As [`View::at`].
-    unsafe fn float(&self, bases: &Bases, index: &Index) -> f32 {
+    pub(super) unsafe fn float(&self, bases: &Bases, index: &Index) -> f32 {
         // SAFETY: the caller's promise.
         match unsafe { self.read(bases, index) } {
             Value::Int(v) => v as f32,
@@ -97,7 +98,7 @@ impl View {
 
     /// # Safety
     /// As [`View::at`], and no other thread touches the element.
-    unsafe fn write(&self, bases: &Bases, index: &Index, value: Value) {
+    pub(super) unsafe fn write(&self, bases: &Bases, index: &Index, value: Value) {
         // SAFETY: the caller's promise.
         unsafe {
             let p = self.at(bases, index);
@@ -111,7 +112,7 @@ impl View {
     }
 
     /// The index of an element by its number in row-major order.
-    fn index(&self, mut number: usize) -> Index {
+    pub(super) fn index(&self, mut number: usize) -> Index {
         let mut index = [0; MAX_RANK];
         for d in (0..self.rank).rev() {
             index[d] = number % self.shape[d];
@@ -121,7 +122,7 @@ impl View {
     }
 
     /// Steps an index to the next element in row-major order.
-    fn advance(&self, index: &mut Index) {
+    pub(super) fn advance(&self, index: &mut Index) {
         for d in (0..self.rank).rev() {
             index[d] += 1;
             if index[d] < self.shape[d] {
@@ -176,10 +177,10 @@ enum Kind {
     Mean { x: View, axes: Vec<usize>, kept: bool, rule: MeanRule },
     Binary { a: View, b: View, rule: BinaryRule },
     Table { x: View, table: Box<[u8; 256]> },
+    FloatTable { x: View, table: Vec<f32> },
     Unary { x: View, function: Function },
     Remap { x: View, axes: Vec<Option<Vec<i32>>>, fill: Value, table: Option<Box<[u8; 256]>> },
     Bilinear { x: View, op: Bilinear },
-    Softmax { x: View, axis: usize },
     ArgMax { x: View, axis: usize, kept: bool, last: bool },
     Quantize { x: View, axis: usize, quant: Vec<Quant> },
     Dequantize { x: View, axis: usize, quant: Vec<Quant> },
@@ -231,7 +232,7 @@ fn range(dtype: DType) -> (i32, i32) {
 
 impl Plain {
     /// The operation, lowered without kernels.
-    pub(super) fn new(plan: &Plan, op: &Op) -> Self {
+    pub(super) fn lower(plan: &Plan, op: &Op) -> Box<dyn Call> {
         let view = |id| View::new(plan, id);
         let output = view(op.writes());
         let kind = match op {
@@ -267,6 +268,9 @@ impl Plain {
                 rule: m.rule,
             },
             Op::Binary(b) => Kind::Binary { a: view(b.a), b: view(b.b), rule: b.rule },
+            Op::Table(t) if output.dtype == DType::F32 => {
+                Kind::FloatTable { x: view(t.input), table: plan.blob_f32(t.table) }
+            }
             Op::Table(t) => Kind::Table { x: view(t.input), table: table_bytes(plan, t.table) },
             Op::Unary(u) => Kind::Unary { x: view(u.input), function: u.function },
             Op::Remap(r) => Kind::Remap {
@@ -276,7 +280,7 @@ impl Plain {
                 table: r.table.map(|t| table_bytes(plan, t)),
             },
             Op::Bilinear(b) => Kind::Bilinear { x: view(b.input), op: b.clone() },
-            Op::Softmax(s) => Kind::Softmax { x: view(s.input), axis: s.axis as usize },
+            Op::Softmax(s) => return Box::new(softmax(plan, s)),
             Op::ArgMax(a) => Kind::ArgMax {
                 x: view(a.input),
                 axis: a.axis as usize,
@@ -291,7 +295,7 @@ impl Plain {
             }
             Op::Cast(c) => Kind::Cast { x: view(c.input) },
         };
-        Self { output, kind }
+        Box::new(Self { output, kind })
     }
 
     /// The value of one output element.
@@ -348,6 +352,7 @@ impl Plain {
                     }
                 }
                 Kind::Table { x, table } => Value::Int(table[usize::from(x.int(bases, i) as u8)].into()),
+                Kind::FloatTable { x, table } => Value::Float(table[usize::from(x.int(bases, i) as u8)]),
                 Kind::Unary { x, function } => Value::Float(math::apply(*function, x.float(bases, i))),
                 Kind::Remap { x, axes, fill, table } => {
                     let mut at = *i;
@@ -382,23 +387,6 @@ impl Plain {
                     } else {
                         Value::Int(math::round_to(mixed, 0, lo, hi))
                     }
-                }
-                Kind::Softmax { x, axis } => {
-                    let mut at = *i;
-                    let mut line = |k: usize| {
-                        at[*axis] = k;
-                        x.float(bases, &at)
-                    };
-                    let mut max = f32::NEG_INFINITY;
-                    for k in 0..x.shape[*axis] {
-                        let v = line(k);
-                        max = if v > max { v } else { max };
-                    }
-                    let mut sum = 0.0;
-                    for k in 0..x.shape[*axis] {
-                        sum += math::exp(line(k) - max);
-                    }
-                    Value::Float(math::exp(line(i[*axis]) - max) / sum)
                 }
                 Kind::ArgMax { x, axis, kept, last } => {
                     let mut at = *i;

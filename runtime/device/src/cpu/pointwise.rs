@@ -27,7 +27,8 @@ enum Kind {
 /// A table on bytes that lie alike in input and output.
 pub(super) fn table(plan: &Plan, t: &Table) -> Option<Pointwise> {
     let nest = Nest::new(plan, t.output, &[t.input]);
-    nest.is_dense(2).then(|| Pointwise { nest, kind: Kind::Table(table_bytes(plan, t.table)) })
+    let fits = plan.tensor(t.output).dtype.is_int8() && nest.is_dense(2);
+    fits.then(|| Pointwise { nest, kind: Kind::Table(table_bytes(plan, t.table)) })
 }
 
 /// An integer rule on bytes that lie alike in all three tensors, or are repeated by row.
