@@ -27,7 +27,9 @@ def bench(model, threads, count, warm_up):
     rng = np.random.default_rng(0)
     for given in session.get_inputs():
         if given.type != "tensor(float)" or not all(isinstance(d, int) for d in given.shape):
-            raise SystemExit(f"{model}: input {given.name} is {given.type} {given.shape}; a float tensor of fixed shape is needed")
+            raise SystemExit(
+                f"{model}: input {given.name} is {given.type} {given.shape}; a float tensor of fixed shape is needed"
+            )
         value = ort.OrtValue.ortvalue_from_numpy(rng.standard_normal(given.shape).astype(np.float32))
         binding.bind_ortvalue_input(given.name, value)
     for output in session.get_outputs():
@@ -51,8 +53,17 @@ def main():
     parser.add_argument("--warm-up", type=int, default=20, help="runs before them (default 20)")
     a = parser.parse_args()
     runs = [bench(a.model, int(t), a.n, a.warm_up) for t in a.threads.split(",")]
-    print(json.dumps({"schema": 1, "runtime": f"onnxruntime {ort.__version__}", "options": reference.OPTIMISATIONS,
-                      "model": a.model, "runs": runs}))
+    print(
+        json.dumps(
+            {
+                "schema": 1,
+                "runtime": f"onnxruntime {ort.__version__}",
+                "options": reference.OPTIMISATIONS,
+                "model": a.model,
+                "runs": runs,
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -56,7 +56,9 @@ def inputs(shape, low, high, count):
         if image is None:
             yield golden.random_tensor(1000 + i, low * wide, span * wide, shape)
         else:
-            pixels = np.asarray(image.convert("L" if channels == 1 else "RGB"), np.float32).reshape(height, width, channels)
+            pixels = np.asarray(image.convert("L" if channels == 1 else "RGB"), np.float32).reshape(
+                height, width, channels
+            )
             yield np.ascontiguousarray((np.float32(low) + np.float32(span / 255) * pixels).transpose(2, 0, 1)[None])
 
 
@@ -82,8 +84,11 @@ def compare(path, program, count):
         subprocess.run([program, "compile", path, "--output", plan], check=True, stdout=subprocess.DEVNULL)
         for tensor in inputs(shape, low, high, count):
             np.save(given, tensor)
-            subprocess.run([program, "run", plan, "--input", f"{name}={given}", "--output-dir", out, "--repeat", "1"],
-                           check=True, stdout=subprocess.DEVNULL)
+            subprocess.run(
+                [program, "run", plan, "--input", f"{name}={given}", "--output-dir", out, "--repeat", "1"],
+                check=True,
+                stdout=subprocess.DEVNULL,
+            )
             for output, want in zip(names, session.run(names, {name: tensor})):
                 wrong, gap = difference(np.load(out / f"{output.replace('/', '_')}.npy"), want)
                 elements, differing, largest = elements + want.size, differing + wrong, max(largest, gap)

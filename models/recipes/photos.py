@@ -40,12 +40,26 @@ def build(models, labels, size, crop, mean, std):
                 raise SystemExit(f"{path}: {form} says {labels[top]!r}, expected one of {[labels[i] for i in right]}")
             scores[f"score_{form}"] = round(float(softmax[top]), 4)
             second = int(softmax.argsort()[-2])
-            print(f"photos/{path}: {form} says {labels[top]!r} {softmax[top]:.3f}, then {labels[second]!r} {softmax[second]:.3f}")
-        entries.append({
-            "path": path, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest(), "shows": shows,
-            "author": author, "licence": licence, "origin": f"{source}, skimage/data/{sample}, re-encoded as JPEG",
-            "index": top, "label": labels[top],
-        } | scores)
-    (FOLDER / "photos.toml").write_text(toml.dump(
-        {"schema": 1, "model": "../efficientnet-lite0", "provenance": reference.provenance(), "photos": entries},
-        "Sample photos; the format is in models/README.md."))
+            print(
+                f"photos/{path}: {form} says {labels[top]!r} {softmax[top]:.3f}, then {labels[second]!r} {softmax[second]:.3f}"
+            )
+        entries.append(
+            {
+                "path": path,
+                "bytes": len(data),
+                "sha256": hashlib.sha256(data).hexdigest(),
+                "shows": shows,
+                "author": author,
+                "licence": licence,
+                "origin": f"{source}, skimage/data/{sample}, re-encoded as JPEG",
+                "index": top,
+                "label": labels[top],
+            }
+            | scores
+        )
+    (FOLDER / "photos.toml").write_text(
+        toml.dump(
+            {"schema": 1, "model": "../efficientnet-lite0", "provenance": reference.provenance(), "photos": entries},
+            "Sample photos; the format is in models/README.md.",
+        )
+    )

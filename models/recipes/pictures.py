@@ -11,8 +11,20 @@ from PIL import Image
 
 from . import packages
 
-NAMES = ["astronaut.png", "camera.png", "chelsea.png", "coffee.png", "rocket.jpg", "hubble_deep_field.jpg",
-         "brick.png", "grass.png", "gravel.png", "moon.png", "cell.png", "retina.jpg"]
+NAMES = [
+    "astronaut.png",
+    "camera.png",
+    "chelsea.png",
+    "coffee.png",
+    "rocket.jpg",
+    "hubble_deep_field.jpg",
+    "brick.png",
+    "grass.png",
+    "gravel.png",
+    "moon.png",
+    "cell.png",
+    "retina.jpg",
+]
 
 
 def picture(name):

@@ -27,8 +27,16 @@ def quantise(model, form, samples, activation=QuantType.QUInt8, options=None):
         onnx.save(model, source)
         # It asks for a pre-processing step whose work (folding, shapes) these graphs already carry.
         logging.disable(logging.WARNING)
-        quantize_static(source, target, _Reader(name, samples), quant_format=FORMS[form],
-                        per_channel=True, activation_type=activation, weight_type=QuantType.QInt8,
-                        calibrate_method=CalibrationMethod.MinMax, extra_options=options or {})
+        quantize_static(
+            source,
+            target,
+            _Reader(name, samples),
+            quant_format=FORMS[form],
+            per_channel=True,
+            activation_type=activation,
+            weight_type=QuantType.QInt8,
+            calibrate_method=CalibrationMethod.MinMax,
+            extra_options=options or {},
+        )
         logging.disable(logging.NOTSET)
         return onnx.load(target)

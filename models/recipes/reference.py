@@ -33,5 +33,9 @@ def provenance(config=None):
     """What a golden file says of where its outputs came from."""
     entries = "".join(f", {k}={v}" for k, v in (config or {}).items())
     require_vnni()
-    return {"runtime": f"onnxruntime {ort.__version__}", "cpu": "x86-64 with VNNI", "options": OPTIONS + entries,
-            "numpy": np.__version__}
+    return {
+        "runtime": f"onnxruntime {ort.__version__}",
+        "cpu": "x86-64 with VNNI",
+        "options": OPTIONS + entries,
+        "numpy": np.__version__,
+    }

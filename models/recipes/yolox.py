@@ -33,19 +33,32 @@ def build():
     for form, path in FILES.items():
         onnx.save(quantise.quantise(model, form, samples), FOLDER / path)
     write_goldens()
-    card.write(FOLDER, {
-        "name": "yolox",
-        "description": "YOLOX-class glyph detector, 416 x 416, INT8 (u8 activations, s8 per-channel weights), raw grid outputs",
-        "licence": "MIT",
-        "task": "detect",
-        "macs": graph.macs(model),
-        "origin": [card.origin("ddddocr", "float model", "MIT"),
-                   card.origin("scikit-image", "pictures for calibration and golden inputs", "CC0-1.0 or public domain")],
-        "files": card.files(FOLDER, FILES),
-        "input": {"name": "images", "dtype": "f32", "layout": "nchw", "shape": SHAPE, "channels": "rgb",
-                  "filter": "triangle", "mean": MEAN, "std": STD},
-        "output": {"name": "output", "dtype": "f32", "shape": [1, 3549, 6], "score": "none"},
-    })
+    card.write(
+        FOLDER,
+        {
+            "name": "yolox",
+            "description": "YOLOX-class glyph detector, 416 x 416, INT8 (u8 activations, s8 per-channel weights), raw grid outputs",
+            "licence": "MIT",
+            "task": "detect",
+            "macs": graph.macs(model),
+            "origin": [
+                card.origin("ddddocr", "float model", "MIT"),
+                card.origin("scikit-image", "pictures for calibration and golden inputs", "CC0-1.0 or public domain"),
+            ],
+            "files": card.files(FOLDER, FILES),
+            "input": {
+                "name": "images",
+                "dtype": "f32",
+                "layout": "nchw",
+                "shape": SHAPE,
+                "channels": "rgb",
+                "filter": "triangle",
+                "mean": MEAN,
+                "std": STD,
+            },
+            "output": {"name": "output", "dtype": "f32", "shape": [1, 3549, 6], "score": "none"},
+        },
+    )
 
 
 def write_goldens():

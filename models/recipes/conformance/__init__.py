@@ -7,7 +7,12 @@ from pathlib import Path
 from .. import reference
 from . import arith, cases, elementwise, movement, networks, onnx_node, qdq, qdq_unary
 
-SUITES = {"qoperator": (arith, elementwise, movement), "qdq": (qdq, qdq_unary), "network": (networks,), "onnx-node": (onnx_node,)}
+SUITES = {
+    "qoperator": (arith, elementwise, movement),
+    "qdq": (qdq, qdq_unary),
+    "network": (networks,),
+    "onnx-node": (onnx_node,),
+}
 
 
 def build(root=cases.FOLDER):
@@ -29,5 +34,7 @@ def check():
             same, differing, _ = filecmp.cmpfiles(Path(folder, name), cases.FOLDER / name, made & kept, shallow=False)
             if differing or made != kept:
                 odd = sorted({*differing, *(made ^ kept)})
-                raise SystemExit(f"conformance/{name}: {len(odd)} files are not what the generator makes: {', '.join(odd[:8])}")
+                raise SystemExit(
+                    f"conformance/{name}: {len(odd)} files are not what the generator makes: {', '.join(odd[:8])}"
+                )
             print(f"conformance/{name}: {len(same)} files are what the generator makes, byte for byte")

@@ -2,8 +2,9 @@
 
 import numpy as np
 
-from . import rules
+from . import draw, rules
 from .cases import Net, scalar
+from .draw import whole, zero_point
 
 DTYPES = {"u8s8": (np.uint8, np.int8), "s8s8": (np.int8, np.int8), "u8u8": (np.uint8, np.uint8)}
 CHANNELS = [1, 2, 3, 4, 5, 7, 8, 13, 16, 17, 20, 24, 31, 33]
@@ -11,30 +12,35 @@ OPSETS = [10, 11, 13, 14, 17, 19, 21, 22]
 TENSOR_LIMIT = 3000  # elements; keeps a case near 4 KB
 
 
-def whole(rng, shape, dtype):
-    """Uniform over the whole range of `dtype`."""
-    info = np.iinfo(dtype)
-    return rng.integers(info.min, info.max + 1, shape, dtype)
-
-
-def zero_point(rng, dtype):
-    """The middle, an end or anything."""
-    info = np.iinfo(dtype)
-    middle = 128 if dtype == np.uint8 else 0
-    return int(rng.choice([middle, info.min, info.max, rng.integers(info.min, info.max + 1)]))
-
-
 def scales(rng, taps, count, per_channel):
     """(input scale, weight scale, output scale, what): outputs that spread, tie on every half step, or saturate."""
     what = ["spread", "spread", "ties", "saturating", "tiny"][rng.integers(5)]
     shape = (count,) if per_channel else ()
     if what == "ties":
-        return np.float32(0.5), np.ldexp(np.float32(0.25), rng.integers(-1, 1, shape)).astype(np.float32), np.float32(4), what
+        return (
+            np.float32(0.5),
+            np.ldexp(np.float32(0.25), rng.integers(-1, 1, shape)).astype(np.float32),
+            np.float32(4),
+            what,
+        )
     x_scale = np.float32(rng.uniform(0.005, 0.05))
     w_scale = np.asarray(rng.uniform(0.002, 0.02, shape), np.float32)
-    wanted = np.float32(x_scale) * w_scale.mean() * np.sqrt(taps) * 73 * 73 / 60
-    factor = {"spread": 1, "saturating": 0.15, "tiny": 200}[what]
-    return x_scale, w_scale, np.float32(wanted * factor), what
+    tiny = x_scale * w_scale.mean() * np.sqrt(taps) * 73 * 73 * 3  # a few steps hold all outputs
+    return x_scale, w_scale, np.float32(tiny), what
+
+
+def settle(t, acc, axis=1):
+    """Chooses the output quantisation from the accumulators: few outputs of "spread" and "ties" cases saturate, many
+    of "saturating" ones do. "tiny" keeps its large scale and any zero point."""
+    w_scale = np.asarray(t["ws"], np.float32)
+    if w_scale.ndim:
+        w_scale = w_scale.reshape([-1 if i == axis % acc.ndim else 1 for i in range(acc.ndim)])
+    real = acc * (np.float32(t["xs"]) * w_scale).astype(np.float64)
+    if t["what"] in ("spread", "saturating"):
+        scale, t["yz"] = draw.fit(real, t["x"].dtype)
+        t["ys"] = scale if t["what"] == "spread" else np.float32(scale * 0.3)
+    elif t["what"] == "ties":
+        t["yz"] = draw.centre(real, t["ys"], t["x"].dtype)
 
 
 def make_ties(rng, x, x_zero, w, bias):
@@ -83,8 +89,18 @@ def draw_conv(rng, index):
         weights = cout * cin // group * kernel[0] * kernel[1]
         if min(out) < 1 or max(weights, batch * cin * size[0] * size[1], batch * cout * out[0] * out[1]) > TENSOR_LIMIT:
             continue
-        return {"name": name, "kind": kind, "kernel": kernel, "group": group, "strides": strides, "dilations": dilations,
-                "mode": mode, "pads": pads, "x": (batch, cin, *size), "w": (cout, cin // group, *kernel)}
+        return {
+            "name": name,
+            "kind": kind,
+            "kernel": kernel,
+            "group": group,
+            "strides": strides,
+            "dilations": dilations,
+            "mode": mode,
+            "pads": pads,
+            "x": (batch, cin, *size),
+            "w": (cout, cin // group, *kernel),
+        }
 
 
 def conv_attributes(c):
@@ -96,9 +112,11 @@ def conv_attributes(c):
 
 def describe(c, per_channel, what, extra=""):
     shape = "x".join(map(str, c["x"]))
-    return (f"{c['name']} {'per-channel' if per_channel else 'per-tensor'} {shape} -> {c['w'][0]}, kernel "
-            f"{c['kernel'][0]}x{c['kernel'][1]}, stride {c['strides'][0]}x{c['strides'][1]}, dilation "
-            f"{c['dilations'][0]}x{c['dilations'][1]}, group {c['group']}, pad {c['mode']} {c['pads']}, {what}{extra}")
+    return (
+        f"{c['name']} {'per-channel' if per_channel else 'per-tensor'} {shape} -> {c['w'][0]}, kernel "
+        f"{c['kernel'][0]}x{c['kernel'][1]}, stride {c['strides'][0]}x{c['strides'][1]}, dilation "
+        f"{c['dilations'][0]}x{c['dilations'][1]}, group {c['group']}, pad {c['mode']} {c['pads']}, {what}{extra}"
+    )
 
 
 def fill_conv(rng, c):
@@ -116,8 +134,21 @@ def fill_conv(rng, c):
     if what == "ties":
         wz = 0
         make_ties(rng, x, xz, w, bias)
-    return {"x": x, "w": w, "xs": xs, "xz": xz, "ws": ws, "wz": wz, "ys": ys,
-            "yz": zero_point(rng, x_type), "bias": bias, "per_channel": per_channel, "what": what}
+    t = {
+        "x": x,
+        "w": w,
+        "xs": xs,
+        "xz": xz,
+        "ws": ws,
+        "wz": wz,
+        "ys": ys,
+        "yz": zero_point(rng, x_type),
+        "bias": bias,
+        "per_channel": per_channel,
+        "what": what,
+    }
+    settle(t, conv_accumulators(c, t))
+    return t
 
 
 def conv_accumulators(c, t):
@@ -127,8 +158,13 @@ def conv_accumulators(c, t):
 def add_conv(suite, c, t, opset, extra="", dims=None):
     net = Net()
     x_type, w_type = t["x"].dtype, t["w"].dtype
-    inputs = [net.x(t["x"]), *net.quant(t["xs"], t["xz"], x_type), net.const(t["w"], "w"),
-              *net.quant(np.asarray(t["ws"], np.float32), t["wz"], w_type), *net.quant(t["ys"], t["yz"], x_type)]
+    inputs = [
+        net.x(t["x"]),
+        *net.quant(t["xs"], t["xz"], x_type),
+        net.const(t["w"], "w"),
+        *net.quant(np.asarray(t["ws"], np.float32), t["wz"], w_type),
+        *net.quant(t["ys"], t["yz"], x_type),
+    ]
     if t["bias"] is not None:
         inputs.append(net.const(t["bias"], "b"))
     net.y(net.op("QLinearConv", inputs, kernel_shape=c["kernel"], **conv_attributes(c)))
@@ -169,12 +205,24 @@ def conv_integer(suite):
         suite.add("conv-integer", about, net, OPSETS[index % 8], expect=[conv_accumulators(c, t).astype(np.int32)])
 
 
-MATRICES = [((5, 7), (7, 3)), ((1, 33), (33, 17)), ((16, 16), (16, 16)), ((1, 128), (128, 10)), ((3, 4, 5), (5, 6)),
-            ((2, 3, 4), (2, 4, 5)), ((2, 2, 3, 8), (2, 2, 8, 5)), ((2, 1, 3, 8), (1, 3, 8, 5)), ((17, 31), (31, 33)),
-            ((1, 1), (1, 1)), ((7, 64), (64, 24)), ((9, 2), (2, 40))]
+MATRICES = [
+    ((5, 7), (7, 3)),
+    ((1, 33), (33, 17)),
+    ((16, 16), (16, 16)),
+    ((1, 128), (128, 10)),
+    ((3, 4, 5), (5, 6)),
+    ((2, 3, 4), (2, 4, 5)),
+    ((2, 2, 3, 8), (2, 2, 8, 5)),
+    ((2, 1, 3, 8), (1, 3, 8, 5)),
+    ((17, 31), (31, 33)),
+    ((1, 1), (1, 1)),
+    ((7, 64), (64, 24)),
+    ((9, 2), (2, 40)),
+]
 
 
-def fill_matmul(rng, shapes, name, per_column):
+def fill_matmul(rng, shapes, name, per_column, bias=None):
+    """Tensors and quantisation of a matrix product; `bias` is added to its accumulators."""
     a_type, b_type = DTYPES[name]
     a, b = whole(rng, shapes[0], a_type), whole(rng, shapes[1], b_type)
     sa, sb, sy, what = scales(rng, shapes[0][-1], shapes[1][-1], per_column)
@@ -182,7 +230,9 @@ def fill_matmul(rng, shapes, name, per_column):
     if what == "ties":
         zb = 0
         make_ties(rng, a, za, b, None)
-    return a, b, sa, sb, sy, za, zb, zero_point(rng, a_type), what
+    t = {"x": a, "xs": sa, "ws": sb, "ys": sy, "yz": zero_point(rng, a_type), "what": what}
+    settle(t, np.matmul(a.astype(np.int64) - za, b.astype(np.int64) - zb) + (0 if bias is None else bias), -1)
+    return a, b, sa, sb, t["ys"], za, zb, t["yz"], what
 
 
 def qlinear_matmul(suite):
@@ -192,8 +242,18 @@ def qlinear_matmul(suite):
         per_column = len(shapes[1]) == 2 and bool(rng.integers(2))
         a, b, sa, sb, sy, za, zb, zy, what = fill_matmul(rng, shapes, name, per_column)
         net = Net()
-        net.y(net.op("QLinearMatMul", [net.x(a), *net.quant(sa, za, a.dtype), net.const(b, "b"),
-                                       *net.quant(np.asarray(sb, np.float32), zb, b.dtype), *net.quant(sy, zy, a.dtype)]))
+        net.y(
+            net.op(
+                "QLinearMatMul",
+                [
+                    net.x(a),
+                    *net.quant(sa, za, a.dtype),
+                    net.const(b, "b"),
+                    *net.quant(np.asarray(sb, np.float32), zb, b.dtype),
+                    *net.quant(sy, zy, a.dtype),
+                ],
+            )
+        )
         acc = np.matmul(a.astype(np.int64) - za, b.astype(np.int64) - zb)
         about = f"{name} {shapes[0]} x {shapes[1]}{' per-column' if per_column else ''}, {what}"
         suite.add("matmul", about, net, OPSETS[index % 8], expect=[rules.requantize(acc, sa, sb, sy, zy, a.dtype, -1)])
@@ -209,7 +269,13 @@ def matmul_integer(suite):
         za, zb = (za, zb) if index < 6 else (0, 0)
         net.y(net.op("MatMulInteger", [net.x(a), net.const(b, "b"), *zeros]))
         acc = np.matmul(a.astype(np.int64) - za, b.astype(np.int64) - zb).astype(np.int32)
-        suite.add("matmul-integer", f"{name} {shapes[0]} x {shapes[1]}, {len(zeros)} zero points", net, OPSETS[index], expect=[acc])
+        suite.add(
+            "matmul-integer",
+            f"{name} {shapes[0]} x {shapes[1]}, {len(zeros)} zero points",
+            net,
+            OPSETS[index],
+            expect=[acc],
+        )
 
 
 def qgemm(suite):
@@ -218,14 +284,19 @@ def qgemm(suite):
         name = list(DTYPES)[index % 3]
         m, k, n = int(rng.integers(1, 6)), int(rng.choice([1, 7, 16, 33, 64])), int(rng.choice([1, 3, 10, 16, 17, 40]))
         per_column = bool(rng.integers(2))
-        a, b, sa, sb, sy, za, zb, zy, what = fill_matmul(rng, ((m, k), (k, n)), name, per_column)
-        trans_a, trans_b = int(index % 5 == 4), int(rng.integers(2))
         bias = (rng.integers(-256, 257, n) * 16).astype(np.int32) if index % 4 else None
+        a, b, sa, sb, sy, za, zb, zy, what = fill_matmul(rng, ((m, k), (k, n)), name, per_column, bias)
+        trans_a, trans_b = int(index % 5 == 4), int(rng.integers(2))
         alpha = [1.0, 1.0, 1.0, 0.5][index % 4]
         floating = index % 6 == 5
         net = Net()
-        inputs = [net.x(a.T if trans_a else a), *net.quant(sa, za, a.dtype), net.const(b.T if trans_b else b, "b"),
-                  *net.quant(np.asarray(sb, np.float32), zb, b.dtype), net.const(bias, "c") if bias is not None else ""]
+        inputs = [
+            net.x(a.T if trans_a else a),
+            *net.quant(sa, za, a.dtype),
+            net.const(b.T if trans_b else b, "b"),
+            *net.quant(np.asarray(sb, np.float32), zb, b.dtype),
+            net.const(bias, "c") if bias is not None else "",
+        ]
         if not floating:
             inputs += net.quant(sy, zy, a.dtype)
         net.y(net.ms("QGemm", inputs, transA=trans_a, transB=trans_b, alpha=alpha))
@@ -235,8 +306,10 @@ def qgemm(suite):
             expect = acc.astype(np.int32).astype(np.float32) * (scale * np.asarray(sb, np.float32))
         else:
             expect = rules.requantize(acc, scale, sb, sy, zy, a.dtype, -1)
-        about = (f"{name} {m}x{k}x{n}{' per-column' if per_column else ''}, transA {trans_a}, transB {trans_b}, alpha {alpha}, "
-                 f"{'bias' if bias is not None else 'no bias'}, {'float output' if floating else what}")
+        about = (
+            f"{name} {m}x{k}x{n}{' per-column' if per_column else ''}, transA {trans_a}, transB {trans_b}, alpha {alpha}, "
+            f"{'bias' if bias is not None else 'no bias'}, {'float output' if floating else what}"
+        )
         suite.add("gemm", about, net, OPSETS[index % 8], expect=[expect])
 
 

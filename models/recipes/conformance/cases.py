@@ -13,9 +13,14 @@ from .. import packages, reference, toml
 
 FOLDER = packages.MODELS / "conformance"
 COMMAND = "python3 models/recipe.py conformance"
-TYPES = {np.dtype(np.uint8): TensorProto.UINT8, np.dtype(np.int8): TensorProto.INT8,
-         np.dtype(np.int32): TensorProto.INT32, np.dtype(np.int64): TensorProto.INT64,
-         np.dtype(np.float32): TensorProto.FLOAT, np.dtype(bool): TensorProto.BOOL}
+TYPES = {
+    np.dtype(np.uint8): TensorProto.UINT8,
+    np.dtype(np.int8): TensorProto.INT8,
+    np.dtype(np.int32): TensorProto.INT32,
+    np.dtype(np.int64): TensorProto.INT64,
+    np.dtype(np.float32): TensorProto.FLOAT,
+    np.dtype(bool): TensorProto.BOOL,
+}
 # Operators that only move values: in float or in integers, their results are the same.
 MOVES = {"Flatten", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"}
 
@@ -75,6 +80,7 @@ class Net:
 
     def model(self, opset, shapes=None, dims=None):
         """The ONNX model; `shapes` are {output: array} and `dims` names the first axis of every input."""
+
         def info(name, array):
             shape = list(array.shape)
             if dims and shape:
@@ -82,12 +88,15 @@ class Net:
             return helper.make_tensor_value_info(name, TYPES[array.dtype], shape)
 
         outs = [info(n, shapes[n]) if shapes else helper.make_empty_tensor_value_info(n) for n in self.outputs]
-        graph = helper.make_graph(self.nodes, "case", [info(n, a) for n, a in self.inputs.items()], outs, self.constants)
+        graph = helper.make_graph(
+            self.nodes, "case", [info(n, a) for n, a in self.inputs.items()], outs, self.constants
+        )
         imports = [helper.make_opsetid("", opset)]
         if any(n.domain for n in self.nodes):
             imports.append(helper.make_opsetid("com.microsoft", 1))
-        return helper.make_model(graph, opset_imports=imports, ir_version=10 if opset > 18 else 8,
-                                 producer_name="pilotlight-models")
+        return helper.make_model(
+            graph, opset_imports=imports, ir_version=10 if opset > 18 else 8, producer_name="pilotlight-models"
+        )
 
 
 def run(model, inputs, config=None):
@@ -133,9 +142,14 @@ class Suite:
         if expect is not None:
             self.compare(entry["name"], about, expect, outputs, ran, steps or 0)
         entry["steps"] = steps
-        entry |= {"fused": fused, "ran": ran, "inputs": list(net.inputs), "outputs": list(net.outputs),
-                  "options": [f"{k}={v}" for k, v in (config or {}).items()] or None,
-                  "dims": f"{dims}={next(iter(net.inputs.values())).shape[0]}" if dims else None}
+        entry |= {
+            "fused": fused,
+            "ran": ran,
+            "inputs": list(net.inputs),
+            "outputs": list(net.outputs),
+            "options": [f"{k}={v}" for k, v in (config or {}).items()] or None,
+            "dims": f"{dims}={next(iter(net.inputs.values())).shape[0]}" if dims else None,
+        }
         self.write(entry, model, net.inputs.values(), outputs)
 
     def compare(self, name, about, expect, outputs, ran, steps):
@@ -145,7 +159,9 @@ class Suite:
                 raise SystemExit(f"{name} ({about}): rule gives {e.dtype} {e.shape}, ONNX Runtime {o.dtype} {o.shape}")
             gap = np.abs(e.astype(np.int64) - o.astype(np.int64)) if e.dtype.kind in "iu" else (e != o) * (steps + 1)
             if gap.max(initial=0) > steps:
-                raise SystemExit(f"{name} ({about}): rule and ONNX Runtime {ran} differ in {(gap > 0).sum()} elements by up to {gap.max()}")
+                raise SystemExit(
+                    f"{name} ({about}): rule and ONNX Runtime {ran} differ in {(gap > 0).sum()} elements by up to {gap.max()}"
+                )
 
     def write(self, entry, model, inputs, outputs):
         base = self.folder / entry["name"]
@@ -156,13 +172,18 @@ class Suite:
         self.entries.append(entry)
 
     def close(self):
-        table = {"schema": 1, "provenance": reference.provenance() | {"onnx": onnx.__version__, "command": COMMAND},
-                 "cases": self.entries}
+        table = {
+            "schema": 1,
+            "provenance": reference.provenance() | {"onnx": onnx.__version__, "command": COMMAND},
+            "cases": self.entries,
+        }
         comment = "Conformance cases; the format is in models/README.md."
         (self.folder / "index.toml").write_text(toml.dump(table, comment))
         unfused = sum(e.get("fused") is False for e in self.entries)
         note = f", {unfused} of them computed in float by ONNX Runtime" if unfused else ""
         size = sum(f.stat().st_size for f in self.folder.iterdir())
         families = collections.Counter(e["family"] for e in self.entries)
-        print(f"conformance/{self.name}: {len(self.entries)} cases{note}, {size:,} bytes: "
-              + ", ".join(f"{f} {n}" for f, n in families.items()))
+        print(
+            f"conformance/{self.name}: {len(self.entries)} cases{note}, {size:,} bytes: "
+            + ", ".join(f"{f} {n}" for f, n in families.items())
+        )

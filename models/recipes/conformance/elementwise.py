@@ -2,74 +2,105 @@
 
 import numpy as np
 
-from . import functions, rules
-from .arith import OPSETS, whole, zero_point
-from .cases import Net, scalar
+from . import draw, functions, rules
+from .arith import OPSETS
+from .cases import Net
+from .draw import INT8, whole, zero_point
 
 F = np.float32
-INT8 = [np.uint8, np.int8]
 # Shapes of two operands; the second broadcasts in the later ones.
-PAIRS = [((1, 5, 7, 3), (1, 5, 7, 3)), ((2, 17, 5, 5), (2, 17, 5, 5)), ((1000,), (1000,)), ((3, 33), (3, 33)), ((1, 16, 4, 4), (1, 16, 1, 1)),
-         ((2, 3, 4, 5), (5,)), ((2, 3, 4, 5), (3, 1, 1)), ((1, 24, 6, 6), ()), ((1, 8, 1, 7), (1, 8, 6, 1)), ((4, 1), (1, 9))]
+PAIRS = [
+    ((1, 5, 7, 3), (1, 5, 7, 3)),
+    ((2, 17, 5, 5), (2, 17, 5, 5)),
+    ((1000,), (1000,)),
+    ((3, 33), (3, 33)),
+    ((1, 16, 4, 4), (1, 16, 1, 1)),
+    ((2, 3, 4, 5), (5,)),
+    ((2, 3, 4, 5), (3, 1, 1)),
+    ((1, 24, 6, 6), ()),
+    ((1, 8, 1, 7), (1, 8, 6, 1)),
+    ((4, 1), (1, 9)),
+]
 
 
 def name(dtype):
     return np.dtype(dtype).name
 
 
-def pair_quant(rng, kind):
-    """Scales of two operands and the result."""
-    what = ["spread", "ties", "saturating", "tiny", "unlike"][rng.integers(5)]
-    if what == "ties":
-        return (F(0.25), F(0.5), F(0.5) if kind == "QLinearAdd" else F(16)), what
-    a, b = F(rng.uniform(0.01, 0.1)), F(rng.uniform(0.01, 0.1))
-    if what == "unlike":
-        b = F(b * 37)
-    c = F(max(a, b) * 1.7) if kind == "QLinearAdd" else F(a * b * 70)
-    return (a, b, F(c * {"saturating": 0.2, "tiny": 90}.get(what, 1))), what
-
-
 def binary(suite, kind, rule, family, count, seed):
     rng = np.random.default_rng(seed)
     for index in range(count):
         dtype = INT8[index % 2]
-        (shape_a, shape_b) = PAIRS[index % len(PAIRS)]
-        a, b = whole(rng, shape_a, dtype), np.asarray(whole(rng, shape_b, dtype))
-        (sa, sb, sc), what = pair_quant(rng, kind)
-        za, zb, zc = (zero_point(rng, dtype) for _ in range(3))
+        first, second, (sc, zc), what = draw.pair(rng, dtype, kind, PAIRS[index % len(PAIRS)])
+        (a, sa, za), (b, sb, zb) = first, second
         constant = index % 4 == 3
         swap = index % 7 == 6
         net = Net()
         left = [net.x(a), *net.quant(sa, za, dtype)]
         right = [net.const(b, "b") if constant else net.x(b), *net.quant(sb, zb, dtype)]
-        net.y(net.ms(kind, (right + left if swap else left + right) + list(net.quant(sc, zc, dtype))))
-        operands = [(a, sa, za), (b, sb, zb)]
-        first, second = operands[::-1] if swap else operands
-        expect = rule(*first, *second, sc, zc)
-        about = f"{name(dtype)} {shape_a} and {shape_b}{' constant' if constant else ''}{', swapped' if swap else ''}, {what}"
+        net.y(net.ms("QLinear" + kind, (right + left if swap else left + right) + list(net.quant(sc, zc, dtype))))
+        expect = rule(*second, *first, sc, zc) if swap else rule(*first, *second, sc, zc)
+        about = f"{name(dtype)} {a.shape} and {b.shape}{' constant' if constant else ''}{', swapped' if swap else ''}, {what}"
         suite.add(family, about, net, OPSETS[index % 8], expect=[expect])
+
+
+def near(rng, index, values, scale, dtype):
+    """A zero point that keeps most of `values` in range; any at all in every fourth case."""
+    return zero_point(rng, dtype) if index % 4 == 3 else draw.centre(values, scale, dtype)
+
+
+def mean_quant(rng, index, means, dtype):
+    """Scale and zero point of pooled values: they fit, then saturate, fit, then any zero point at all."""
+    scale, zero = draw.fit(means, dtype)
+    return F(scale * [1, 0.5, 1, 1][index % 4]), zero_point(rng, dtype) if index % 4 == 3 else zero
 
 
 def global_average_pool(suite):
     rng = np.random.default_rng(13)
-    shapes = [(1, 5, 7, 7), (2, 17, 3, 5), (1, 33, 1, 1), (3, 16, 8, 8), (1, 20, 11, 4), (1, 3, 30, 30), (2, 40, 2, 2), (1, 1, 5, 5)]
+    shapes = [
+        (1, 5, 7, 7),
+        (2, 17, 3, 5),
+        (1, 33, 1, 1),
+        (3, 16, 8, 8),
+        (1, 20, 11, 4),
+        (1, 3, 30, 30),
+        (2, 40, 2, 2),
+        (1, 1, 5, 5),
+    ]
     for index in range(20):
         dtype, last = INT8[index % 2], index >= 16
         shape = shapes[index % 8]
-        x = whole(rng, shape, dtype)
+        x = draw.by_channel(rng, shape, dtype, 3 if last else 1)
         sx = F(rng.uniform(0.01, 0.1))
-        sy = F(sx * [0.3, 1, 0.05, 4][index % 4])
-        zx, zy = zero_point(rng, dtype), zero_point(rng, dtype)
+        zx = zero_point(rng, dtype)
+        axes = (1, 2) if last else (2, 3)
+        sy, zy = mean_quant(rng, index // 2, draw.real(x, sx, zx).mean(axes), dtype)
         net = Net()
-        net.y(net.ms("QLinearGlobalAveragePool", [net.x(x), *net.quant(sx, zx, dtype), *net.quant(sy, zy, dtype)], channels_last=int(last)))
-        expect = rules.global_average_pool(x, sx, zx, sy, zy, (1, 2) if last else (2, 3))
-        suite.add("global-average-pool", f"{name(dtype)} {shape}{' channels last' if last else ''}", net, OPSETS[index % 8], expect=[expect])
+        net.y(
+            net.ms(
+                "QLinearGlobalAveragePool",
+                [net.x(x), *net.quant(sx, zx, dtype), *net.quant(sy, zy, dtype)],
+                channels_last=int(last),
+            )
+        )
+        expect = rules.global_average_pool(x, sx, zx, sy, zy, axes)
+        suite.add(
+            "global-average-pool",
+            f"{name(dtype)} {shape}{' channels last' if last else ''}",
+            net,
+            OPSETS[index % 8],
+            expect=[expect],
+        )
 
 
 def pool_shape(rng, index):
     """(x shape, attributes of the node, pads, ceil) of a pooling window that ONNX allows."""
     while True:
-        shape = (int(rng.choice([1, 1, 2])), int(rng.choice([1, 3, 8, 17, 20])), *(int(v) for v in rng.integers(4, 12, 2)))
+        shape = (
+            int(rng.choice([1, 1, 2])),
+            int(rng.choice([1, 3, 8, 17, 20])),
+            *(int(v) for v in rng.integers(4, 12, 2)),
+        )
         kernel = [(2, 2), (3, 3), (3, 2), (1, 3), (5, 5)][rng.integers(5)]
         strides = [(1, 1), (2, 2), (2, 1), (3, 3)][rng.integers(4)]
         mode = ["none", "same", "asymmetric", "SAME_UPPER", "SAME_LOWER", "VALID"][index % 6]
@@ -102,13 +133,28 @@ def average_pool(suite):
         x = whole(rng, shape, dtype)
         sx = F(rng.uniform(0.01, 0.1))
         sy = F(sx * [0.4, 1, 0.5, 2][index % 4])
-        zx, zy = zero_point(rng, dtype), zero_point(rng, dtype)
+        zx = zero_point(rng, dtype)
+        zy = near(rng, index, draw.real(x, sx, zx), sy, dtype)
         net = Net()
-        net.y(net.ms("QLinearAveragePool", [net.x(x), *net.quant(sx, zx, dtype), *net.quant(sy, zy, dtype)],
-                     count_include_pad=int(include), ceil_mode=int(ceil), **attributes))
-        expect = rules.average_pool(x, sx, zx, sy, zy, attributes["kernel_shape"], attributes["strides"], pads, include, ceil)
-        suite.add("average-pool", describe_pool(dtype, shape, attributes, pads, ceil, mode) + f", count_include_pad {int(include)}",
-                  net, OPSETS[index % 8], expect=[expect])
+        net.y(
+            net.ms(
+                "QLinearAveragePool",
+                [net.x(x), *net.quant(sx, zx, dtype), *net.quant(sy, zy, dtype)],
+                count_include_pad=int(include),
+                ceil_mode=int(ceil),
+                **attributes,
+            )
+        )
+        expect = rules.average_pool(
+            x, sx, zx, sy, zy, attributes["kernel_shape"], attributes["strides"], pads, include, ceil
+        )
+        suite.add(
+            "average-pool",
+            describe_pool(dtype, shape, attributes, pads, ceil, mode) + f", count_include_pad {int(include)}",
+            net,
+            OPSETS[index % 8],
+            expect=[expect],
+        )
 
 
 def max_pool(suite):
@@ -123,8 +169,13 @@ def max_pool(suite):
         net = Net()
         net.y(net.op("MaxPool", [net.x(x)], ceil_mode=int(ceil), dilations=dilations, **attributes))
         expect = rules.max_pool(x, attributes["kernel_shape"], attributes["strides"], pads, dilations, ceil)
-        suite.add("max-pool", describe_pool(dtype, shape, attributes, pads, ceil, mode) + f", dilation {dilations[0]}",
-                  net, [12, 13, 17, 22][index % 4], expect=[expect])
+        suite.add(
+            "max-pool",
+            describe_pool(dtype, shape, attributes, pads, ceil, mode) + f", dilation {dilations[0]}",
+            net,
+            [12, 13, 17, 22][index % 4],
+            expect=[expect],
+        )
 
 
 def unary(suite):
@@ -133,8 +184,7 @@ def unary(suite):
         dtype = INT8[index % 2]
         kind = ["QLinearSigmoid", "QLinearLeakyRelu"][index // 2 % 2]
         alpha = [0.01, 0.1, 0.25, 1.5][index // 4 % 4]
-        x = whole(rng, (1, 3, 16, 16), dtype)
-        x.ravel()[:256] = np.arange(256, dtype=np.uint8).view(dtype)  # every value occurs
+        x = draw.every_value(rng, dtype)
         sx = F(rng.uniform(0.01, 0.1))
         zx = zero_point(rng, dtype)
         if kind == "QLinearSigmoid":
@@ -142,7 +192,9 @@ def unary(suite):
             if index % 3 == 0:
                 sy, zy = F(rng.uniform(0.003, 0.01)), zero_point(rng, dtype)
         else:
-            sy, zy, function, attributes = F(sx * rng.uniform(0.5, 1.2)), zero_point(rng, dtype), functions.leaky_relu(alpha), {"alpha": alpha}
+            function, attributes = functions.leaky_relu(alpha), {"alpha": alpha}
+            sy, zy = draw.fit(function(rules.dequantize(x, sx, zx)), dtype)
+            sy = F(sy * rng.uniform(0.6, 1.2))
         net = Net()
         net.y(net.ms(kind, [net.x(x), *net.quant(sx, zx, dtype), *net.quant(sy, zy, dtype)], **attributes))
         lut = rules.table(function, sx, zx, sy, zy, dtype)
@@ -156,7 +208,7 @@ def concat(suite):
         dtype = INT8[index % 2]
         axis = [1, 1, 3, 2, 0, -1][index % 6]
         base = [int(rng.choice([1, 2])), int(rng.choice([3, 16, 17])), 4, 5]
-        sy, zy = F(rng.uniform(0.02, 0.05)), zero_point(rng, dtype)
+        sy, zy = F(rng.uniform(0.02, 0.05)), near(rng, index, np.zeros(1), 1, dtype)
         net, parts, inputs = Net(), [], []
         for part in range(int(rng.integers(2, 5))):
             shape = list(base)
@@ -173,7 +225,16 @@ def concat(suite):
 
 def softmax(suite):
     rng = np.random.default_rng(18)
-    shapes = [((1, 10), -1), ((3, 100), -1), ((2, 5, 7), -1), ((2, 5, 7), 1), ((1, 8, 4, 4), 1), ((4, 33), 1), ((1, 1000), -1), ((2, 3), -1)]
+    shapes = [
+        ((1, 10), -1),
+        ((3, 100), -1),
+        ((2, 5, 7), -1),
+        ((2, 5, 7), 1),
+        ((1, 8, 4, 4), 1),
+        ((4, 33), 1),
+        ((1, 1000), -1),
+        ((2, 3), -1),
+    ]
     for index in range(18):
         dtype = INT8[index % 2]
         shape, axis = shapes[index // 2 % 8]
@@ -183,7 +244,14 @@ def softmax(suite):
             x = np.full(shape, np.iinfo(dtype).min, dtype)
             x[0, 3] = np.iinfo(dtype).max
         net = Net()
-        net.y(net.ms("QLinearSoftmax", [net.x(x), *net.quant(sx, zx, dtype), *net.quant(F(1 / 256), np.iinfo(dtype).min, dtype)], axis=axis, opset=13))
+        net.y(
+            net.ms(
+                "QLinearSoftmax",
+                [net.x(x), *net.quant(sx, zx, dtype), *net.quant(F(1 / 256), np.iinfo(dtype).min, dtype)],
+                axis=axis,
+                opset=13,
+            )
+        )
         expect = functions.softmax(x, sx, F(1 / 256), np.iinfo(dtype).min, axis)
         suite.add("softmax", f"{name(dtype)} {shape} on axis {axis}, scale {sx}", net, 13, expect=[expect])
 
@@ -205,25 +273,39 @@ def quantisation(suite):
         wide = scale.reshape(1, 7, 1, 1) if axis else scale
         with np.errstate(over="ignore"):  # 3e38 / 0.02 is infinity, as wanted
             steps = x / wide
-        suite.add("quantize", f"{name(dtype)}, half steps, infinities{', per axis' if axis else ''}, zero point {zero}", net,
-                  [13, 17, 19, 21, 22][index % 5] if axis else OPSETS[index % 8], expect=[rules.saturate(steps, zero, dtype)])
+        suite.add(
+            "quantize",
+            f"{name(dtype)}, half steps, infinities{', per axis' if axis else ''}, zero point {zero}",
+            net,
+            [13, 17, 19, 21, 22][index % 5] if axis else OPSETS[index % 8],
+            expect=[rules.saturate(steps, zero, dtype)],
+        )
     for index in range(12):
         dtype = [np.uint8, np.int8, np.int32][index % 3]
         axis = index >= 8
-        x = whole(rng, (2, 7, 5, 9), dtype) if dtype != np.int32 else rng.integers(-2**31, 2**31, (2, 7, 5, 9)).astype(np.int32)
+        x = (
+            whole(rng, (2, 7, 5, 9), dtype)
+            if dtype != np.int32
+            else rng.integers(-(2**31), 2**31, (2, 7, 5, 9)).astype(np.int32)
+        )
         zero = 0 if dtype == np.int32 else zero_point(rng, dtype)
         scale = rng.uniform(0.001, 1, 7).astype(F) if axis else F(rng.uniform(0.001, 1))
         net = Net()
         net.y(net.dq(net.x(x), scale, zero, dtype, **({"axis": 1} if axis else {})))
         wide = scale.reshape(1, 7, 1, 1) if axis else scale
         expect = (x.astype(np.int64) - zero).astype(F) * wide
-        suite.add("dequantize", f"{name(dtype)}{', per axis' if axis else ''}, zero point {zero}", net,
-                  [13, 17, 19, 21, 22][index % 5] if axis else OPSETS[index % 8], expect=[expect])
+        suite.add(
+            "dequantize",
+            f"{name(dtype)}{', per axis' if axis else ''}, zero point {zero}",
+            net,
+            [13, 17, 19, 21, 22][index % 5] if axis else OPSETS[index % 8],
+            expect=[expect],
+        )
 
 
 def build(suite):
-    binary(suite, "QLinearAdd", rules.add, "add", 36, 11)
-    binary(suite, "QLinearMul", rules.mul, "mul", 30, 12)
+    binary(suite, "Add", rules.add, "add", 36, 11)
+    binary(suite, "Mul", rules.mul, "mul", 30, 12)
     global_average_pool(suite)
     average_pool(suite)
     max_pool(suite)

@@ -2,9 +2,10 @@
 
 import numpy as np
 
-from .arith import OPSETS, whole
+from .arith import OPSETS
 from .cases import Net, scalar
-from .elementwise import INT8, name
+from .draw import INT8, whole
+from .elementwise import name
 
 F = np.float32
 COORDINATES = ["half_pixel", "asymmetric", "align_corners", "pytorch_half_pixel"]
@@ -26,9 +27,13 @@ def source(out, size, scale, mode):
 def nearest(x, outs, scales, mode, rounding):
     for axis, (out, scale) in enumerate(zip(outs, scales)):
         at = source(out, x.shape[axis], scale, mode)
-        index = {"round_prefer_floor": np.ceil(at - F(0.5)), "floor": np.floor(at), "ceil": np.ceil(at),
-                 "round_prefer_ceil": np.floor(at + F(0.5)),
-                 "down ceil, up floor": np.ceil(at) if scale < 1 else np.floor(at)}[rounding]
+        index = {
+            "round_prefer_floor": np.ceil(at - F(0.5)),
+            "floor": np.floor(at),
+            "ceil": np.ceil(at),
+            "round_prefer_ceil": np.floor(at + F(0.5)),
+            "down ceil, up floor": np.ceil(at) if scale < 1 else np.floor(at),
+        }[rounding]
         if out == x.shape[axis]:
             index = np.arange(out)
         x = np.take(x, np.clip(index, 0, x.shape[axis] - 1).astype(int), axis)
@@ -61,7 +66,11 @@ def resize(suite):
         dtype = INT8[index % 2]
         bilinear = index % 5 >= 3
         mode, rounding = COORDINATES[index % 4], ROUNDINGS[index // 4 % 4]
-        x = whole(rng, (int(rng.choice([1, 2])), int(rng.choice([1, 3, 17])), int(rng.integers(2, 8)), int(rng.integers(2, 8))), dtype)
+        x = whole(
+            rng,
+            (int(rng.choice([1, 2])), int(rng.choice([1, 3, 17])), int(rng.integers(2, 8)), int(rng.integers(2, 8))),
+            dtype,
+        )
         scale = np.array([1, 1, *factors[index % 6]], F)
         outs = [int(np.floor(F(s) * F(d))) for s, d in zip(scale, x.shape)]
         if min(outs) < 1:
@@ -77,12 +86,22 @@ def resize(suite):
                 scale = np.array([o / d for o, d in zip(outs, x.shape)], F)
             inputs = [net.x(x), net.const(np.zeros(0, F)), net.const(np.zeros(0, F)) if by_size else net.const(scale)]
             attributes = {"mode": "linear" if bilinear else "nearest", "coordinate_transformation_mode": mode}
-            net.y(net.op("Resize", inputs + ([net.const(np.array(outs))] if by_size else []),
-                         **attributes | ({} if bilinear else {"nearest_mode": rounding})))
+            net.y(
+                net.op(
+                    "Resize",
+                    inputs + ([net.const(np.array(outs))] if by_size else []),
+                    **attributes | ({} if bilinear else {"nearest_mode": rounding}),
+                )
+            )
         how = "linear" if bilinear and not old else "nearest " + rounding
         expect = linear(x, outs, scale, mode) if bilinear and not old else nearest(x, outs, scale, mode, rounding)
-        suite.add("resize", f"{name(dtype)} {x.shape} -> {tuple(outs)}, {how}, {mode}", net,
-                  10 if old else [11, 13, 18, 19, 22][index % 5], expect=[expect])
+        suite.add(
+            "resize",
+            f"{name(dtype)} {x.shape} -> {tuple(outs)}, {how}, {mode}",
+            net,
+            10 if old else [11, 13, 18, 19, 22][index % 5],
+            expect=[expect],
+        )
 
 
 def pad(suite):
@@ -101,17 +120,28 @@ def pad(suite):
         given = mode == "constant" and index % 3 != 2
         net = Net()
         net.y(net.op("Pad", [net.x(x), net.const(pads)] + ([net.const(value)] if given else []), mode=mode))
-        cropped = x[..., max(0, -pads[3]):]
+        cropped = x[..., max(0, -pads[3]) :]
         widths = [(max(0, int(a)), max(0, int(b))) for a, b in zip(pads[:4], pads[4:])]
         extra = {"constant_values": value if given else 0} if mode == "constant" else {}
-        suite.add("pad", f"{name(dtype)} {x.shape} {mode} {pads.tolist()}", net, [13, 18, 21][index % 3],
-                  expect=[np.pad(cropped, widths, mode=mode, **extra)])
+        suite.add(
+            "pad",
+            f"{name(dtype)} {x.shape} {mode} {pads.tolist()}",
+            net,
+            [13, 18, 21][index % 3],
+            expect=[np.pad(cropped, widths, mode=mode, **extra)],
+        )
 
 
 def slice_(suite):
     rng = np.random.default_rng(23)
-    forms = [([0, 0], [2, 3], [1, 2], [1, 1]), ([1], [9999], [1], [2]), ([-1], [-9999], [3], [-1]), ([0, 4], [-1, 0], [1, 3], [2, -2]), ([-3], [-1], [-1], [1]),
-             ([2, 1, 0, 0], [1, 3, 5, 4], [1, 2, 3, 0], [1, 1, 1, 1])]
+    forms = [
+        ([0, 0], [2, 3], [1, 2], [1, 1]),
+        ([1], [9999], [1], [2]),
+        ([-1], [-9999], [3], [-1]),
+        ([0, 4], [-1, 0], [1, 3], [2, -2]),
+        ([-3], [-1], [-1], [1]),
+        ([2, 1, 0, 0], [1, 3, 5, 4], [1, 2, 3, 0], [1, 1, 1, 1]),
+    ]
     for index in range(12):
         dtype = INT8[index % 2]
         starts, ends, axes, steps = (np.array(v) for v in forms[index % 6])
@@ -127,8 +157,13 @@ def slice_(suite):
             end = None if t < 0 and e < -size else e
             full[a] = slice(int(s), None if end is None else int(end), int(t))
             view = view[tuple(full)]
-        suite.add("slice", f"{name(dtype)} {x.shape} starts {starts.tolist()} ends {ends.tolist()} axes {axes.tolist()} steps {steps.tolist()}",
-                  net, [10, 11, 13, 17, 22][index % 5], expect=[view])
+        suite.add(
+            "slice",
+            f"{name(dtype)} {x.shape} starts {starts.tolist()} ends {ends.tolist()} axes {axes.tolist()} steps {steps.tolist()}",
+            net,
+            [10, 11, 13, 17, 22][index % 5],
+            expect=[view],
+        )
 
 
 def split(suite):
@@ -144,9 +179,22 @@ def split(suite):
         else:
             opset = 18 if even else 13
             extra = {"num_outputs": 2} if even else {}
-            net.y(*net.op("Split", [net.x(x)] + ([] if even else [net.const(np.array(sizes))]), outputs=len(sizes), axis=axis, **extra))
-        suite.add("split", f"{name(dtype)} {x.shape} into {sizes} on axis {axis}", net, opset,
-                  expect=np.split(x, np.cumsum(sizes)[:-1], axis))
+            net.y(
+                *net.op(
+                    "Split",
+                    [net.x(x)] + ([] if even else [net.const(np.array(sizes))]),
+                    outputs=len(sizes),
+                    axis=axis,
+                    **extra,
+                )
+            )
+        suite.add(
+            "split",
+            f"{name(dtype)} {x.shape} into {sizes} on axis {axis}",
+            net,
+            opset,
+            expect=np.split(x, np.cumsum(sizes)[:-1], axis),
+        )
 
 
 def reshape_family(suite):
@@ -198,8 +246,13 @@ def arg_max(suite):
         flipped = np.flip(x, axis) if last else x
         index_of = flipped.argmax(axis)
         expect = (x.shape[axis] - 1 - index_of if last else index_of).astype(np.int64)
-        suite.add("arg-max", f"{name(dtype)} {x.shape} axis {axis}, keepdims {keep}, select_last_index {last}", net, 13,
-                  expect=[np.expand_dims(expect, axis) if keep else expect])
+        suite.add(
+            "arg-max",
+            f"{name(dtype)} {x.shape} axis {axis}, keepdims {keep}, select_last_index {last}",
+            net,
+            13,
+            expect=[np.expand_dims(expect, axis) if keep else expect],
+        )
 
 
 def concat_and_cast(suite):
@@ -211,9 +264,23 @@ def concat_and_cast(suite):
         parts = [whole(rng, s, dtype) for s in shapes]
         net = Net()
         net.y(net.op("Concat", [net.x(p) for p in parts], axis=axis))
-        suite.add("concat-plain", f"{name(dtype)} {shapes} on axis {axis}", net, OPSETS[index], expect=[np.concatenate(parts, axis)])
-    for index, (source_type, code, target) in enumerate([(np.uint8, 1, np.float32), (np.int8, 1, np.float32), (np.uint8, 6, np.int32),
-                                                         (np.int8, 6, np.int32), (np.int8, 2, np.uint8), (np.uint8, 3, np.int8)]):
+        suite.add(
+            "concat-plain",
+            f"{name(dtype)} {shapes} on axis {axis}",
+            net,
+            OPSETS[index],
+            expect=[np.concatenate(parts, axis)],
+        )
+    for index, (source_type, code, target) in enumerate(
+        [
+            (np.uint8, 1, np.float32),
+            (np.int8, 1, np.float32),
+            (np.uint8, 6, np.int32),
+            (np.int8, 6, np.int32),
+            (np.int8, 2, np.uint8),
+            (np.uint8, 3, np.int8),
+        ]
+    ):
         x = whole(rng, (2, 17, 5), source_type)
         net = Net()
         net.y(net.op("Cast", [net.x(x)], to=code))

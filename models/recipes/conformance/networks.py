@@ -53,7 +53,9 @@ def cross_stage(g):
     right = g.silu(g.layer("right", x, 16, 9, kernel=1))
     left = g.add("sum", left, g.silu(g.layer("inner", left, 9, 9)))
     x = g.silu(g.layer("join", g.op("Concat", [left, right], "both", axis=1), 18, 20, kernel=1))
-    pools = [x] + [g.op("MaxPool", [x], f"spp{k}", kernel_shape=[k, k], strides=[1, 1], pads=[k // 2] * 4) for k in (3, 5)]
+    pools = [x] + [
+        g.op("MaxPool", [x], f"spp{k}", kernel_shape=[k, k], strides=[1, 1], pads=[k // 2] * 4) for k in (3, 5)
+    ]
     return g.op("Concat", pools, "spp", axis=1), (60, 6, 6)
 
 
@@ -61,7 +63,14 @@ def upsample(g):
     x = g.relu(g.layer("stem", "x", 3, 10))
     y = g.relu(g.layer("down", x, 10, 13, stride=2))
     scales = g.weight("scales", np.array([1, 1, 2, 2], np.float32))
-    y = g.op("Resize", [y, "", scales], "up", mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode="floor")
+    y = g.op(
+        "Resize",
+        [y, "", scales],
+        "up",
+        mode="nearest",
+        coordinate_transformation_mode="asymmetric",
+        nearest_mode="floor",
+    )
     return g.layer("head", g.op("Concat", [y, x], "both", axis=1), 23, 5), (5, 12, 12)
 
 
@@ -106,13 +115,23 @@ def build(suite):
         model = g.model(output, [1, *shape])
         rng = np.random.default_rng(seed)
         samples = [rng.standard_normal((1, 3, 12, 12)).astype(np.float32) for _ in range(8)]
-        forms = [("qdq", tool.QuantType.QUInt8, {}), ("qdq", tool.QuantType.QInt8, SIGNED), ("qoperator", tool.QuantType.QUInt8, {})]
+        forms = [
+            ("qdq", tool.QuantType.QUInt8, {}),
+            ("qdq", tool.QuantType.QInt8, SIGNED),
+            ("qoperator", tool.QuantType.QUInt8, {}),
+        ]
         for form, activation, config in forms:
             quantised = quantise.quantise(model, form, samples, activation)
             name = "u8s8" if activation == tool.QuantType.QUInt8 else "s8s8"
             for scale in (1, 3):  # the second saturates
                 x = (rng.standard_normal((1, 3, 12, 12)) * scale).astype(np.float32)
-                suite.add("network", f"{make.__name__}, {form} {name}{', saturating' if scale > 1 else ''}", Given(quantised, x), 17, config)
+                suite.add(
+                    "network",
+                    f"{make.__name__}, {form} {name}{', saturating' if scale > 1 else ''}",
+                    Given(quantised, x),
+                    17,
+                    config,
+                )
 
 
 class Given(Net):

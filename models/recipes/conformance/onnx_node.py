@@ -13,16 +13,32 @@ from onnx import helper, numpy_helper
 
 from .cases import TYPES, run
 
-OPS = set("""QLinearConv QLinearMatMul QuantizeLinear DequantizeLinear ConvInteger MatMulInteger MaxPool AveragePool
+OPS = set(
+    """QLinearConv QLinearMatMul QuantizeLinear DequantizeLinear ConvInteger MatMulInteger MaxPool AveragePool
 GlobalAveragePool Add Mul Sub Relu Clip Sigmoid HardSigmoid HardSwish LeakyRelu Tanh Concat Slice Split Pad Reshape Flatten
-Transpose Squeeze Unsqueeze Resize Softmax ArgMax ReduceMean""".split())
+Transpose Squeeze Unsqueeze Resize Softmax ArgMax ReduceMean""".split()
+)
 ALL_DATA = {"Add", "Mul", "Sub", "Concat"}  # every input is a tensor of the network; elsewhere only the first
-LEFT_OUT = ["pool_1d_", "pool_3d_", "cubic", "antialias", "tf_crop", "blocked", "zero_size", "allowzero", "with_argmax",
-            "half_pixel_symmetric", "not_larger", "not_smaller", "wrap_pad", "min_greater_than_max",
-            # ONNX Runtime has no ConvInteger with a weight zero point a channel,
-            "convinteger_with_padding",
-            # and aligns corners to the whole output size where ONNX takes the fractional one.
-            "downsample_scales_linear_align_corners"]
+LEFT_OUT = [
+    "pool_1d_",
+    "pool_3d_",
+    "cubic",
+    "antialias",
+    "tf_crop",
+    "blocked",
+    "zero_size",
+    "allowzero",
+    "with_argmax",
+    "half_pixel_symmetric",
+    "not_larger",
+    "not_smaller",
+    "wrap_pad",
+    "min_greater_than_max",
+    # ONNX Runtime has no ConvInteger with a weight zero point a channel,
+    "convinteger_with_padding",
+    # and aligns corners to the whole output size where ONNX takes the fractional one.
+    "downsample_scales_linear_align_corners",
+]
 LIMIT = 25_000  # bytes of tensors in one case
 OPSET = 22
 
@@ -53,7 +69,10 @@ def build(suite):
         opset = min(case.model.opset_import[0].version, OPSET)
         model = helper.make_model(
             helper.make_graph([node], "case", graph.input[:kept], graph.output, constants),
-            opset_imports=[helper.make_opsetid("", opset)], ir_version=10, producer_name="pilotlight-models")
+            opset_imports=[helper.make_opsetid("", opset)],
+            ir_version=10,
+            producer_name="pilotlight-models",
+        )
         onnx.checker.check_model(model)
         inputs = {v.name: a for v, a in zip(graph.input, values[:kept])}
         expected = [np.asarray(a) for a in case.data_sets[0][1]]
@@ -61,7 +80,14 @@ def build(suite):
         exact = all(e.dtype.kind in "iub" for e in expected)
         for e, o in zip(expected, outputs, strict=True):
             np.testing.assert_allclose(o, e, 0 if exact else case.rtol, 0 if exact else case.atol, err_msg=case.name)
-        entry = {"name": case.name.removeprefix("test_"), "family": node.op_type, "about": case.name, "opset": opset,
-                 "rtol": None if exact else case.rtol, "atol": None if exact else case.atol,
-                 "inputs": list(inputs), "outputs": [o.name for o in graph.output]}
+        entry = {
+            "name": case.name.removeprefix("test_"),
+            "family": node.op_type,
+            "about": case.name,
+            "opset": opset,
+            "rtol": None if exact else case.rtol,
+            "atol": None if exact else case.atol,
+            "inputs": list(inputs),
+            "outputs": [o.name for o in graph.output],
+        }
         suite.write(entry, model, inputs.values(), expected)

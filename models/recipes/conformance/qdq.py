@@ -2,12 +2,12 @@
 
 import numpy as np
 
-from . import arith, elementwise, rules
-from .arith import DTYPES, whole, zero_point
+from . import arith, draw, elementwise, rules
+from .arith import DTYPES
 from .cases import Net
+from .draw import INT8, whole, zero_point
 
 F = np.float32
-INT8 = elementwise.INT8
 # On x86-64 ONNX Runtime fuses signed activations only when told to.
 SIGNED = {"session.qdqisint8allowed": "1"}
 ACTIVATIONS = ["none", "none", "relu at the end", "relu inside", "clip at the ends", "clip inside"]
@@ -61,8 +61,9 @@ def conv(suite):
         c = arith.draw_conv(rng, index)
         t = arith.fill_conv(rng, c)
         x_type = t["x"].dtype.type
-        if c["name"] == "s8s8":
+        if c["name"] == "s8s8" and t["wz"]:
             t["wz"] = 0
+            arith.settle(t, arith.conv_accumulators(c, t))
         opset = [13, 14, 17, 19, 21, 22][index // 3 % 6] if t["per_channel"] else arith.OPSETS[index // 3 % 8]
         net = Net()
         axis = 0 if t["per_channel"] else None
@@ -75,7 +76,14 @@ def conv(suite):
         yz = t["yz"] if zero is None else zero
         net.y(net.q(value, t["ys"], yz, x_type))
         expect = rules.requantize(arith.conv_accumulators(c, t), t["xs"], t["ws"], t["ys"], yz, x_type)
-        suite.add("conv", arith.describe(c, t["per_channel"], t["what"], f", activation {kind}"), net, opset, config(x_type), [after(expect, yz)])
+        suite.add(
+            "conv",
+            arith.describe(c, t["per_channel"], t["what"], f", activation {kind}"),
+            net,
+            opset,
+            config(x_type),
+            [after(expect, yz)],
+        )
 
 
 def matmul(suite):
@@ -93,8 +101,14 @@ def matmul(suite):
         if both:
             net.inputs = dict(sorted(net.inputs.items()))
         acc = np.matmul(a.astype(np.int64) - za, b.astype(np.int64) - zb)
-        suite.add("matmul", f"{name} {shapes[0]} x {shapes[1]}{' per-column' if per_column else ''}{', two inputs' if both else ''}, {what}",
-                  net, [13, 17, 19, 22][index % 4], config(a.dtype), [rules.requantize(acc, sa, sb, sy, zy, a.dtype, -1)])
+        suite.add(
+            "matmul",
+            f"{name} {shapes[0]} x {shapes[1]}{' per-column' if per_column else ''}{', two inputs' if both else ''}, {what}",
+            net,
+            [13, 17, 19, 22][index % 4],
+            config(a.dtype),
+            [rules.requantize(acc, sa, sb, sy, zy, a.dtype, -1)],
+        )
 
 
 def gemm(suite):
@@ -103,10 +117,13 @@ def gemm(suite):
         name = list(DTYPES)[index % 3]
         m, k, n = int(rng.integers(1, 6)), int(rng.choice([1, 7, 16, 33, 64])), int(rng.choice([1, 3, 10, 16, 17, 40]))
         per_column, trans_b = bool(rng.integers(2)), int(index % 4 != 0)
-        a, b, sa, sb, sy, za, zb, zy, what = arith.fill_matmul(rng, ((m, k), (k, n)), name, per_column)
         bias = (rng.integers(-256, 257, n) * 16).astype(np.int32) if index % 5 else None
+        a, b, sa, sb, sy, za, zb, zy, what = arith.fill_matmul(rng, ((m, k), (k, n)), name, per_column, bias)
         net = Net()
-        inputs = [given(net, a, sa, za), stored(net, b.T if trans_b else b, sb, zb, (0 if trans_b else 1) if per_column else None)]
+        inputs = [
+            given(net, a, sa, za),
+            stored(net, b.T if trans_b else b, sb, zb, (0 if trans_b else 1) if per_column else None),
+        ]
         if bias is not None:
             inputs.append(stored_bias(net, bias, sa, sb, per_column))
         kind = ACTIVATIONS[index // 3 % 6]
@@ -114,9 +131,18 @@ def gemm(suite):
         zy = zy if zero is None else zero
         net.y(net.q(value, sy, zy, a.dtype))
         acc = np.matmul(a.astype(np.int64) - za, b.astype(np.int64) - zb) + (0 if bias is None else bias)
-        about = (f"{name} {m}x{k}x{n}{' per-column' if per_column else ''}, transB {trans_b}, {'bias' if bias is not None else 'no bias'}, "
-                 f"{what}, activation {kind}")
-        suite.add("gemm", about, net, [13, 17, 19, 22][index % 4], config(a.dtype), [after(rules.requantize(acc, sa, sb, sy, zy, a.dtype, -1), zy)])
+        about = (
+            f"{name} {m}x{k}x{n}{' per-column' if per_column else ''}, transB {trans_b}, {'bias' if bias is not None else 'no bias'}, "
+            f"{what}, activation {kind}"
+        )
+        suite.add(
+            "gemm",
+            about,
+            net,
+            [13, 17, 19, 22][index % 4],
+            config(a.dtype),
+            [after(rules.requantize(acc, sa, sb, sy, zy, a.dtype, -1), zy)],
+        )
 
 
 def sub(a, sa, za, b, sb, zb, sc, zc):
@@ -131,23 +157,27 @@ def float_add_relu(a, sa, za, b, sb, zb, sc, zc):
 
 def binary(suite):
     rng = np.random.default_rng(34)
-    kinds = [("Add", "QLinearAdd", rules.add, ""), ("Mul", "QLinearMul", rules.mul, ""), ("Sub", "QLinearAdd", sub, ""),
-             ("Add", "QLinearAdd", rules.add, ", relu at the end"), ("Add", "QLinearAdd", float_add_relu, ", relu inside")]
+    kinds = [
+        ("Add", rules.add, ""),
+        ("Mul", rules.mul, ""),
+        ("Sub", sub, ""),
+        ("Add", rules.add, ", relu at the end"),
+        ("Add", float_add_relu, ", relu inside"),
+    ]
     for index in range(60):
-        kind, like, rule, relu = kinds[index % 5]
+        kind, rule, relu = kinds[index % 5]
         dtype = INT8[index // 5 % 2]
-        shape_a, shape_b = elementwise.PAIRS[index // 5 % 10]
-        a, b = whole(rng, shape_a, dtype), np.asarray(whole(rng, shape_b, dtype))
-        (sa, sb, sc), what = elementwise.pair_quant(rng, like)
-        za, zb, zc = (zero_point(rng, dtype) for _ in range(3))
+        (a, sa, za), (b, sb, zb), (sc, zc), what = draw.pair(rng, dtype, kind, elementwise.PAIRS[index // 5 % 10])
         zc = int(np.iinfo(dtype).min) if relu.endswith("end") else zc
         constant = index // 5 % 4 == 3
         net = Net()
         left, right = given(net, a, sa, za), stored(net, b, sb, zb) if constant else given(net, b, sb, zb)
         value = net.op(kind, [left, right])
         net.y(net.q(net.op("Relu", [value]) if relu else value, sc, zc, dtype))
-        about = f"{elementwise.name(dtype)} {shape_a} {kind} {shape_b}{' constant' if constant else ''}, {what}{relu}"
-        suite.add(kind.lower(), about, net, [13, 14, 17, 22][index % 4], config(dtype), [rule(a, sa, za, b, sb, zb, sc, zc)])
+        about = f"{elementwise.name(dtype)} {a.shape} {kind} {b.shape}{' constant' if constant else ''}, {what}{relu}"
+        suite.add(
+            kind.lower(), about, net, [13, 14, 17, 22][index % 4], config(dtype), [rule(a, sa, za, b, sb, zb, sc, zc)]
+        )
 
 
 def pools(suite):
@@ -156,12 +186,21 @@ def pools(suite):
         dtype = INT8[index % 2]
         shape, attributes, pads, ceil, mode = elementwise.pool_shape(rng, index)
         x, sx = whole(rng, shape, dtype), F(rng.uniform(0.01, 0.1))
-        sy, zx, zy = F(sx * [0.4, 1, 0.5, 2][index % 4]), zero_point(rng, dtype), zero_point(rng, dtype)
+        sy, zx = F(sx * [0.4, 1, 0.5, 2][index % 4]), zero_point(rng, dtype)
+        zy = elementwise.near(rng, index, draw.real(x, sx, zx), sy, dtype)
         net = Net()
         net.y(net.q(net.op("AveragePool", [given(net, x, sx, zx)], ceil_mode=int(ceil), **attributes), sy, zy, dtype))
-        expect = rules.average_pool(x, sx, zx, sy, zy, attributes["kernel_shape"], attributes["strides"], pads, False, ceil)
-        suite.add("average-pool", elementwise.describe_pool(dtype, shape, attributes, pads, ceil, mode), net, [13, 17, 19, 22][index % 4],
-                  config(dtype), [expect])
+        expect = rules.average_pool(
+            x, sx, zx, sy, zy, attributes["kernel_shape"], attributes["strides"], pads, False, ceil
+        )
+        suite.add(
+            "average-pool",
+            elementwise.describe_pool(dtype, shape, attributes, pads, ceil, mode),
+            net,
+            [13, 17, 19, 22][index % 4],
+            config(dtype),
+            [expect],
+        )
     for index in range(12):
         dtype = INT8[index % 2]
         shape, attributes, pads, ceil, mode = elementwise.pool_shape(rng, index)
@@ -171,8 +210,14 @@ def pools(suite):
         net = Net()
         net.y(net.q(net.op("MaxPool", [given(net, x, s, z)], ceil_mode=int(ceil), **attributes), sy, z, dtype))
         expect = rules.max_pool(x, attributes["kernel_shape"], attributes["strides"], pads, (1, 1), ceil)
-        suite.add("max-pool", elementwise.describe_pool(dtype, shape, attributes, pads, ceil, mode) + (", rescaled" if change else ""), net,
-                  [13, 17, 19, 22][index % 4], config(dtype), [rules.quantize(rules.dequantize(expect, s, z), sy, z, dtype)])
+        suite.add(
+            "max-pool",
+            elementwise.describe_pool(dtype, shape, attributes, pads, ceil, mode) + (", rescaled" if change else ""),
+            net,
+            [13, 17, 19, 22][index % 4],
+            config(dtype),
+            [rules.quantize(rules.dequantize(expect, s, z), sy, z, dtype)],
+        )
 
 
 def means(suite):
@@ -180,8 +225,9 @@ def means(suite):
     shapes = [(1, 5, 7, 7), (2, 17, 3, 5), (1, 33, 1, 1), (3, 16, 8, 8), (1, 20, 11, 4), (2, 40, 2, 2)]
     for index in range(24):
         dtype, shape = INT8[index % 2], shapes[index // 2 % 6]
-        x, sx = whole(rng, shape, dtype), F(rng.uniform(0.01, 0.1))
-        sy, zx, zy = F(sx * [0.3, 1, 0.05][index % 3]), zero_point(rng, dtype), zero_point(rng, dtype)
+        x, sx = draw.by_channel(rng, shape, dtype), F(rng.uniform(0.01, 0.1))
+        zx = zero_point(rng, dtype)
+        sy, zy = elementwise.mean_quant(rng, index // 2, draw.real(x, sx, zx).mean((2, 3)), dtype)
         net = Net()
         source = given(net, x, sx, zx)
         expect = rules.global_average_pool(x, sx, zx, sy, zy)
@@ -195,7 +241,9 @@ def means(suite):
         net.y(net.q(value, sy, zy, dtype))
         # ONNX Runtime has no integer ReduceMean; its float sum runs in an order of its own.
         steps = 1 if about.startswith("ReduceMean") else None
-        suite.add("mean", f"{elementwise.name(dtype)} {shape} {about}", net, opset, config(dtype), [expect], steps=steps)
+        suite.add(
+            "mean", f"{elementwise.name(dtype)} {shape} {about}", net, opset, config(dtype), [expect], steps=steps
+        )
 
 
 def build(suite):

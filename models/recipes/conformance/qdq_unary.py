@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from . import functions, movement, rules
-from .arith import whole, zero_point
+from . import draw, functions, movement, rules
 from .cases import Net
-from .elementwise import INT8, name
+from .draw import INT8, every_value, fit, whole, zero_point
+from .elementwise import name, near
 from .qdq import config, given
 
 F = np.float32
@@ -20,8 +20,8 @@ def requantised(net, v, scale, zero, dtype):
     return net.dq(net.q(v, scale, zero, dtype), scale, zero, dtype)
 
 
-def hard_sigmoid(x, alpha=F(0.2), beta=F(0.5)):
-    return np.clip(F(alpha) * x + F(beta), F(0), F(1))
+def hard_sigmoid(x, alpha=0.2):
+    return np.clip(F(alpha) * x + F(0.5), F(0), F(1))
 
 
 # Name, opset, graph of one f32 value, the same in numpy.
@@ -29,37 +29,52 @@ CHAINS = [
     ("Relu", 13, lambda n, v: n.op("Relu", [v]), lambda x: np.maximum(x, F(0))),
     ("Clip 0..6", 13, lambda n, v: clip(n, v, 0, 6), lambda x: np.clip(x, F(0), F(6))),
     ("Clip -1..0.7", 13, lambda n, v: clip(n, v, -1, 0.7), lambda x: np.clip(x, F(-1), F(0.7))),
-    ("Clip by attribute, opset 10", 10, lambda n, v: n.op("Clip", [v], min=-0.5, max=1.5), lambda x: np.clip(x, F(-0.5), F(1.5))),
+    (
+        "Clip by attribute, opset 10",
+        10,
+        lambda n, v: n.op("Clip", [v], min=-0.5, max=1.5),
+        lambda x: np.clip(x, F(-0.5), F(1.5)),
+    ),
     ("Sigmoid", 13, lambda n, v: n.op("Sigmoid", [v]), functions.sigmoid),
     ("HardSigmoid", 13, lambda n, v: n.op("HardSigmoid", [v]), hard_sigmoid),
-    ("HardSigmoid, alpha 1/6", 13, lambda n, v: n.op("HardSigmoid", [v], alpha=1 / 6), lambda x: hard_sigmoid(x, F(1 / 6))),
-    ("HardSwish", 14, lambda n, v: n.op("HardSwish", [v]), lambda x: x * hard_sigmoid(x, F(1 / 6))),
-    ("x * HardSigmoid(x)", 13, lambda n, v: n.op("Mul", [v, n.op("HardSigmoid", [v], alpha=1 / 6)]), lambda x: x * hard_sigmoid(x, F(1 / 6))),
+    (
+        "HardSigmoid, alpha 1/6",
+        13,
+        lambda n, v: n.op("HardSigmoid", [v], alpha=1 / 6),
+        lambda x: hard_sigmoid(x, 1 / 6),
+    ),
+    ("HardSwish", 14, lambda n, v: n.op("HardSwish", [v]), lambda x: x * hard_sigmoid(x, 1 / 6)),
+    (
+        "x * HardSigmoid(x)",
+        13,
+        lambda n, v: n.op("Mul", [v, n.op("HardSigmoid", [v], alpha=1 / 6)]),
+        lambda x: x * hard_sigmoid(x, 1 / 6),
+    ),
     ("LeakyRelu 0.01", 13, lambda n, v: n.op("LeakyRelu", [v]), functions.leaky_relu(0.01)),
     ("LeakyRelu 0.3", 16, lambda n, v: n.op("LeakyRelu", [v], alpha=0.3), functions.leaky_relu(0.3)),
     ("Tanh", 13, lambda n, v: n.op("Tanh", [v]), functions.tanh),
     ("x * Sigmoid(x)", 13, lambda n, v: n.op("Mul", [v, n.op("Sigmoid", [v])]), lambda x: x * functions.sigmoid(x)),
-    ("Relu, Sigmoid", 13, lambda n, v: n.op("Sigmoid", [n.op("Relu", [v])]), lambda x: functions.sigmoid(np.maximum(x, F(0)))),
-    ("Clip, Tanh", 13, lambda n, v: n.op("Tanh", [clip(n, v, -1, 2)]), lambda x: functions.tanh(np.clip(x, F(-1), F(2)))),
+    (
+        "Relu, Sigmoid",
+        13,
+        lambda n, v: n.op("Sigmoid", [n.op("Relu", [v])]),
+        lambda x: functions.sigmoid(np.maximum(x, F(0))),
+    ),
+    (
+        "Clip, Tanh",
+        13,
+        lambda n, v: n.op("Tanh", [clip(n, v, -1, 2)]),
+        lambda x: functions.tanh(np.clip(x, F(-1), F(2))),
+    ),
     ("x * 1.7", 13, lambda n, v: n.op("Mul", [v, n.const(F(1.7))]), lambda x: x * F(1.7)),
-    ("(x - 0.3) * 0.5 + 1", 13, lambda n, v: n.op("Add", [n.op("Mul", [n.op("Sub", [v, n.const(F(0.3))]), n.const(F(0.5))]), n.const(F(1))]),
-     lambda x: (x - F(0.3)) * F(0.5) + F(1)),
+    (
+        "(x - 0.3) * 0.5 + 1",
+        13,
+        lambda n, v: n.op("Add", [n.op("Mul", [n.op("Sub", [v, n.const(F(0.3))]), n.const(F(0.5))]), n.const(F(1))]),
+        lambda x: (x - F(0.3)) * F(0.5) + F(1),
+    ),
     ("1 - x", 13, lambda n, v: n.op("Sub", [n.const(F(1)), v]), lambda x: F(1) - x),
 ]
-
-
-def every_value(rng, dtype):
-    x = whole(rng, (1, 3, 16, 16), dtype)
-    x.ravel()[:256] = np.arange(256, dtype=np.uint8).view(dtype)
-    return x
-
-
-def fit(values, dtype):
-    """A scale and zero point that hold `values`, as a quantiser would choose them."""
-    info = np.iinfo(dtype)
-    low, high = min(0.0, float(values.min())), max(0.0, float(values.max()))
-    scale = F(max(high - low, 1e-3) / 255)
-    return scale, int(np.clip(round(info.min - low / scale), info.min, info.max))
 
 
 def chains(suite):
@@ -88,7 +103,14 @@ def silu(suite):
         v = given(net, x, sx, zx)
         net.y(net.q(net.op("Mul", [v, requantised(net, net.op("Sigmoid", [v]), ss, zs, dtype)]), sy, zy, dtype))
         gate = rules.through(rules.table(functions.sigmoid, sx, zx, ss, zs, dtype), x)
-        suite.add("silu", f"{name(dtype)} input scale {sx}, zero point {zx}", net, 13, config(dtype), [rules.mul(x, sx, zx, gate, ss, zs, sy, zy)])
+        suite.add(
+            "silu",
+            f"{name(dtype)} input scale {sx}, zero point {zx}",
+            net,
+            13,
+            config(dtype),
+            [rules.mul(x, sx, zx, gate, ss, zs, sy, zy)],
+        )
 
 
 def softmax(suite):
@@ -100,7 +122,14 @@ def softmax(suite):
         sy, zy = F(1 / 256), int(np.iinfo(dtype).min)
         net = Net()
         net.y(net.q(net.op("Softmax", [given(net, x, sx, zx)], axis=axis), sy, zy, dtype))
-        suite.add("softmax", f"{name(dtype)} {shape} on axis {axis}", net, [13, 17][index % 2], config(dtype), [functions.softmax(x, sx, sy, zy, axis)])
+        suite.add(
+            "softmax",
+            f"{name(dtype)} {shape} on axis {axis}",
+            net,
+            [13, 17][index % 2],
+            config(dtype),
+            [functions.softmax(x, sx, sy, zy, axis)],
+        )
 
 
 def concat(suite):
@@ -108,9 +137,9 @@ def concat(suite):
     for index in range(12):
         dtype, axis = INT8[index % 2], [1, 1, 3, 2, -1, 1][index // 2]
         same = index % 3 == 2
-        sy, zy = F(rng.uniform(0.02, 0.05)), zero_point(rng, dtype)
+        sy, zy = F(rng.uniform(0.02, 0.05)), near(rng, index, np.zeros(1), 1, dtype)
         net, values, parts = Net(), [], []
-        for part in range(2 + index % 3):
+        for _ in range(2 + index % 3):
             shape = [1, 3, 4, 5]
             shape[axis] = int(rng.choice([1, 3, 5, 16, 20]))
             x = whole(rng, shape, dtype)
@@ -118,8 +147,14 @@ def concat(suite):
             values.append(given(net, x, sx, zx))
             parts.append(rules.quantize(rules.dequantize(x, sx, zx), sy, zy, dtype))
         net.y(net.q(net.op("Concat", values, axis=axis), sy, zy, dtype))
-        suite.add("concat", f"{name(dtype)} {len(parts)} parts on axis {axis}{', one scale' if same else ''}", net, [13, 17, 22][index % 3], config(dtype),
-                  [np.concatenate(parts, axis)])
+        suite.add(
+            "concat",
+            f"{name(dtype)} {len(parts)} parts on axis {axis}{', one scale' if same else ''}",
+            net,
+            [13, 17, 22][index % 3],
+            config(dtype),
+            [np.concatenate(parts, axis)],
+        )
 
 
 def bilinear(x):
@@ -131,15 +166,49 @@ MOVES = [
     ("Transpose", 13, lambda n, v: n.op("Transpose", [v], perm=[0, 2, 3, 1]), lambda x: x.transpose(0, 2, 3, 1)),
     ("Reshape", 13, lambda n, v: n.op("Reshape", [v, n.const(np.array([0, -1]))]), lambda x: x.reshape(2, -1)),
     ("Flatten", 13, lambda n, v: n.op("Flatten", [v], axis=1), lambda x: x.reshape(2, -1)),
-    ("Slice", 13, lambda n, v: n.op("Slice", [v] + [n.const(np.array(a)) for a in ([1, 0], [9, 4], [1, 3], [1, 2])]), lambda x: x[:, 1:9, :, 0:4:2]),
-    ("Squeeze", 13, lambda n, v: n.op("Squeeze", [n.op("Unsqueeze", [v, n.const(np.array([2]))]), n.const(np.array([2]))]), lambda x: x),
+    (
+        "Slice",
+        13,
+        lambda n, v: n.op("Slice", [v] + [n.const(np.array(a)) for a in ([1, 0], [9, 4], [1, 3], [1, 2])]),
+        lambda x: x[:, 1:9, :, 0:4:2],
+    ),
+    (
+        "Squeeze",
+        13,
+        lambda n, v: n.op("Squeeze", [n.op("Unsqueeze", [v, n.const(np.array([2]))]), n.const(np.array([2]))]),
+        lambda x: x,
+    ),
     ("Unsqueeze", 13, lambda n, v: n.op("Unsqueeze", [v, n.const(np.array([0]))]), lambda x: x[None]),
-    ("Resize nearest", 13, lambda n, v: n.op("Resize", [v, "", n.const(np.array([1, 1, 2, 2], F))], mode="nearest", coordinate_transformation_mode="asymmetric",
-                                             nearest_mode="floor"), lambda x: x.repeat(2, 2).repeat(2, 3)),
-    ("Resize linear", 13, lambda n, v: n.op("Resize", [v, "", n.const(np.array([1, 1, 2, 2], F))], mode="linear"), bilinear),
-    ("Pad with 0", 13, lambda n, v: n.op("Pad", [v, n.const(np.array([0, 0, 1, 2, 0, 0, 0, 1]))]), lambda x: np.pad(x, ((0, 0), (0, 0), (1, 0), (2, 1)))),
-    ("Pad at the edge", 13, lambda n, v: n.op("Pad", [v, n.const(np.array([0, 0, 1, 2, 0, 0, 0, 1]))], mode="edge"),
-     lambda x: np.pad(x, ((0, 0), (0, 0), (1, 0), (2, 1)), mode="edge")),
+    (
+        "Resize nearest",
+        13,
+        lambda n, v: n.op(
+            "Resize",
+            [v, "", n.const(np.array([1, 1, 2, 2], F))],
+            mode="nearest",
+            coordinate_transformation_mode="asymmetric",
+            nearest_mode="floor",
+        ),
+        lambda x: x.repeat(2, 2).repeat(2, 3),
+    ),
+    (
+        "Resize linear",
+        13,
+        lambda n, v: n.op("Resize", [v, "", n.const(np.array([1, 1, 2, 2], F))], mode="linear"),
+        bilinear,
+    ),
+    (
+        "Pad with 0",
+        13,
+        lambda n, v: n.op("Pad", [v, n.const(np.array([0, 0, 1, 2, 0, 0, 0, 1]))]),
+        lambda x: np.pad(x, ((0, 0), (0, 0), (1, 0), (2, 1))),
+    ),
+    (
+        "Pad at the edge",
+        13,
+        lambda n, v: n.op("Pad", [v, n.const(np.array([0, 0, 1, 2, 0, 0, 0, 1]))], mode="edge"),
+        lambda x: np.pad(x, ((0, 0), (0, 0), (1, 0), (2, 1)), mode="edge"),
+    ),
 ]
 
 
@@ -149,11 +218,18 @@ def moves(suite):
         for index in range(4):
             dtype, change = INT8[index % 2], index >= 2
             x, s, z = whole(rng, (2, 17, 3, 5), dtype), F(rng.uniform(0.01, 0.1)), zero_point(rng, dtype)
-            sy, zy = (F(s * 1.6), zero_point(rng, dtype)) if change else (s, z)
+            sy, zy = (F(s * 1.6), draw.centre(draw.real(x, s, z), s * 1.6, dtype)) if change else (s, z)
             net = Net()
             net.y(net.q(graph(net, given(net, x, s, z)), sy, zy, dtype))
             expect = rules.quantize(function(rules.dequantize(x, s, z)), sy, zy, dtype)
-            suite.add("move", f"{name(dtype)} {label}{', rescaled' if change else ''}", net, opset + 4 * (index % 2), config(dtype), [expect])
+            suite.add(
+                "move",
+                f"{name(dtype)} {label}{', rescaled' if change else ''}",
+                net,
+                opset + 4 * (index % 2),
+                config(dtype),
+                [expect],
+            )
 
 
 def several_outputs(suite):
@@ -165,13 +241,27 @@ def several_outputs(suite):
         net = Net()
         parts = net.op("Split", [given(net, x, s, z), net.const(np.array(sizes))], outputs=2, axis=axis)
         net.y(*(net.q(p, s, z, dtype) for p in parts))
-        suite.add("split", f"{name(dtype)} {x.shape} into {sizes} on axis {axis}", net, [13, 17][index // 4], config(dtype), np.split(x, [sizes[0]], axis))
+        suite.add(
+            "split",
+            f"{name(dtype)} {x.shape} into {sizes} on axis {axis}",
+            net,
+            [13, 17][index // 4],
+            config(dtype),
+            np.split(x, [sizes[0]], axis),
+        )
     for index in range(4):
         dtype = INT8[index % 2]
         x = rng.integers(0, 9, (2, 17, 5)).astype(dtype)
         net = Net()
         net.y(net.op("ArgMax", [given(net, x, F(0.1), 3)], axis=[1, -1][index // 2], keepdims=0))
-        suite.add("arg-max", f"{name(dtype)} on axis {[1, -1][index // 2]}, i64 output", net, 13, config(dtype), [x.argmax([1, -1][index // 2]).astype(np.int64)])
+        suite.add(
+            "arg-max",
+            f"{name(dtype)} on axis {[1, -1][index // 2]}, i64 output",
+            net,
+            13,
+            config(dtype),
+            [x.argmax([1, -1][index // 2]).astype(np.int64)],
+        )
 
 
 def build(suite):

@@ -62,8 +62,12 @@ def conv(x, x_zero, w, w_zero, bias, strides, pads, dilations, group):
         for i in range(kh):
             for j in range(kw):
                 y, z = i * dilations[0], j * dilations[1]
-                view = inputs[:, :, y : y + (oh - 1) * strides[0] + 1 : strides[0], z : z + (ow - 1) * strides[1] + 1 : strides[1]]
-                acc[:, g * each : (g + 1) * each] += np.einsum("nchw,oc->nohw", view, ws[g * each : (g + 1) * each, :, i, j])
+                view = inputs[
+                    :, :, y : y + (oh - 1) * strides[0] + 1 : strides[0], z : z + (ow - 1) * strides[1] + 1 : strides[1]
+                ]
+                acc[:, g * each : (g + 1) * each] += np.einsum(
+                    "nchw,oc->nohw", view, ws[g * each : (g + 1) * each, :, i, j]
+                )
     if bias is not None:
         acc += bias.reshape(1, -1, 1, 1)
     return acc
@@ -87,12 +91,11 @@ def mul(a, a_scale, a_zero, b, b_scale, b_zero, c_scale, c_zero):
 
 
 def global_average_pool(x, x_scale, x_zero, y_scale, y_zero, axes=(2, 3)):
-    """QLinearGlobalAveragePool: f32(sum(x - zero)) * f32(x_scale / (y_scale * n)), the zero point added before rounding."""
+    """QLinearGlobalAveragePool: f32(sum(x - zero)) * f32(x_scale / (y_scale * n)), rounded, then the zero point."""
     count = np.prod([x.shape[a] for a in axes])
     total = (x.astype(np.int64) - x_zero).sum(axis=axes, keepdims=True)
     scale = F(x_scale) / (F(y_scale) * F(count))
-    low, high = bounds(x.dtype)
-    return np.rint(np.clip(total.astype(F) * scale + F(y_zero), low, high)).astype(x.dtype)
+    return saturate(total.astype(F) * scale, y_zero, x.dtype)
 
 
 def windows(shape, kernel, strides, pads, dilations=(1, 1), ceil=False):
