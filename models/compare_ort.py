@@ -72,6 +72,13 @@ def difference(got, want):
     return int((~same).sum()), float(gap.max(initial=0))
 
 
+def pilotlight(program, *arguments):
+    """Runs the program; stops with its own message where it fails."""
+    done = subprocess.run([program, *arguments], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{program} {arguments[0]} ended with {done.returncode}: {done.stderr.strip()}")
+
+
 def compare(path, program, count):
     model = onnx.load(path)
     name, shape, low, high = input_range(model)
@@ -81,14 +88,10 @@ def compare(path, program, count):
     largest = 0.0
     with tempfile.TemporaryDirectory() as folder:
         plan, given, out = (Path(folder, n) for n in ("model.plan", "input.npy", "outputs"))
-        subprocess.run([program, "compile", path, "--output", plan], check=True, stdout=subprocess.DEVNULL)
+        pilotlight(program, "compile", path, "--output", plan)
         for tensor in inputs(shape, low, high, count):
             np.save(given, tensor)
-            subprocess.run(
-                [program, "run", plan, "--input", f"{name}={given}", "--output-dir", out, "--repeat", "1"],
-                check=True,
-                stdout=subprocess.DEVNULL,
-            )
+            pilotlight(program, "run", plan, "--input", f"{name}={given}", "--output-dir", out, "--repeat", "1")
             for output, want in zip(names, session.run(names, {name: tensor})):
                 wrong, gap = difference(np.load(out / f"{output.replace('/', '_')}.npy"), want)
                 elements, differing, largest = elements + want.size, differing + wrong, max(largest, gap)
