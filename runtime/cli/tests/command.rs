@@ -47,7 +47,8 @@ fn text(path: &Path) -> &str {
 #[test]
 fn a_photo_is_named_with_latency_and_energy() {
     let (plan, photo) = (models("efficientnet-lite0/model.plan"), models("photos/coffee.jpg"));
-    let json: Value = serde_json::from_str(&ok(&["run", &plan, "--image", &photo, "--json", "--top", "3"])).unwrap();
+    let json: Value =
+        serde_json::from_str(&ok(&["run", &plan, "--image", &photo, "--json", "--top", "3"])).unwrap();
     assert_eq!(json["schema"], 1);
     assert_eq!(json["top"].as_array().unwrap().len(), 3);
     assert_eq!(json["top"][0]["label"], "espresso");
@@ -100,7 +101,8 @@ fn golden_outputs_hold_and_a_wrong_one_is_found() {
         std::fs::copy(models(&format!("digits/golden/qdq/{file}")), dir.join(file)).unwrap();
     }
     std::fs::copy(models("digits/golden/inputs.npy"), dir.join("inputs.npy")).unwrap();
-    let toml = std::fs::read_to_string(dir.join("golden.toml")).unwrap().replace("../inputs.npy", "inputs.npy");
+    let toml =
+        std::fs::read_to_string(dir.join("golden.toml")).unwrap().replace("../inputs.npy", "inputs.npy");
     std::fs::write(dir.join("golden.toml"), toml).unwrap();
     let mut logits = std::fs::read(dir.join("logits.npy")).unwrap();
     *logits.last_mut().unwrap() ^= 1;
@@ -184,7 +186,9 @@ fn bad_files_end_in_code_1_with_a_way_out() {
     assert!(fails(1, &["explain", text(&dir.join("none.plan"))]).contains("cannot be read"));
     assert!(fails(1, &["explain", text(&dir)]).contains("model.toml"));
     let photo = file("photo.png", b"\x89PNG\r\n\x1a\nnot really");
-    assert!(fails(1, &["run", &models("efficientnet-lite0/model.plan"), "--image", &photo]).contains("photo.png"));
+    assert!(
+        fails(1, &["run", &models("efficientnet-lite0/model.plan"), "--image", &photo]).contains("photo.png")
+    );
     assert!(fails(1, &["run", &short.replace("short", "damaged"), "--image", &photo]).contains("hash"));
     let bare = file("bare.plan", &std::fs::read(models("digits/model.plan")).unwrap());
     assert!(fails(1, &["run", &bare, "--image", &photo]).contains("model card"));

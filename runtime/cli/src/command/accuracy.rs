@@ -1,7 +1,7 @@
 //! `pilotlight accuracy`: a model on the labelled data that its card names.
 
 use super::{print_json, progress};
-use crate::device::{self, DeviceOptions};
+use crate::device::DeviceOptions;
 use crate::model::{CompileOptions, Model};
 use crate::npy::Array;
 use crate::picture::normalise;
@@ -54,7 +54,7 @@ impl Accuracy {
                 float.shape
             );
         }
-        let device = device::open(self.device.device, self.device.threads)?;
+        let device = self.device.open()?;
         let mut program = device.load(&model.plan)?;
         let mut slot = program.slot()?;
         let (mut right, mut float_right) = (0, 0);

@@ -1,7 +1,7 @@
 //! `pilotlight bench`: how long a model takes, in all and by operation.
 
 use super::{print_json, progress};
-use crate::device::{self, DeviceOptions};
+use crate::device::DeviceOptions;
 use crate::feed;
 use crate::model::{self, CompileOptions, Model};
 use crate::stats::Latency;
@@ -68,7 +68,7 @@ impl Bench {
         let model = Model::open(&self.model, &self.compile)?;
         let is_plan = model::resolve(&self.model)?.0.extension().is_some_and(|e| e == "plan");
         let plan_open_us = is_plan.then(|| opened.elapsed().as_nanos() as f64 / 1e3);
-        let device = device::open(self.device.device, self.device.threads)?;
+        let device = self.device.open()?;
         let load = Instant::now();
         let mut program = device.load(&model.plan)?;
         let load_us = load.elapsed().as_nanos() as f64 / 1e3;

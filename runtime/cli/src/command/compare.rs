@@ -1,6 +1,6 @@
 //! `pilotlight compare`: two sets of arrays, or one model on two devices.
 
-use crate::device::{self, DeviceName};
+use crate::device::DeviceName;
 use crate::feed;
 use crate::model::{CompileOptions, Model};
 use crate::npy::Array;
@@ -67,7 +67,7 @@ impl Compare {
     fn tensors(&self, path: &Path, device: DeviceName) -> Result<Vec<(String, Array)>> {
         let model = Model::open(path, &self.compile)?;
         let plan = &model.plan;
-        let mut program = device::open(device, 1)?.load(plan)?;
+        let mut program = device.open()?.load(plan)?;
         let mut slot = program.slot()?;
         feed::random(plan, self.seed, &mut slot);
         let mut all = Vec::new();

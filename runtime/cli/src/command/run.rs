@@ -2,7 +2,7 @@
 
 use super::print_json;
 use crate::card::Score;
-use crate::device::{self, DeviceOptions};
+use crate::device::DeviceOptions;
 use crate::feed;
 use crate::model::{CompileOptions, Model};
 use crate::npy::Array;
@@ -78,7 +78,7 @@ struct Energy {
 impl Run {
     pub(super) fn run(self) -> Result<()> {
         let model = Model::open(&self.model, &self.compile)?;
-        let device = device::open(self.device.device, self.device.threads)?;
+        let device = self.device.open()?;
         let mut program = device.load(&model.plan)?;
         let mut slot = program.slot()?;
         match &self.image {

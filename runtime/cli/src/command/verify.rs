@@ -1,7 +1,7 @@
 //! `pilotlight verify`: a model against golden outputs.
 
 use super::{print_json, progress};
-use crate::device::{self, DeviceOptions};
+use crate::device::DeviceOptions;
 use crate::golden::{Golden, entry};
 use crate::model::{CompileOptions, Model};
 use crate::npy::Array;
@@ -51,7 +51,7 @@ impl Verify {
         let model = Model::open(&self.model, &self.compile)?;
         let golden = Golden::open(&self.golden)?;
         let plan = &model.plan;
-        let device = device::open(self.device.device, self.device.threads)?;
+        let device = self.device.open()?;
         let mut program = device.load(plan)?;
         let mut slot = program.slot()?;
         if plan.inputs.len() != 1 {
