@@ -1,0 +1,13 @@
+//! Joules and clocks: an energy meter and a governor that holds a latency budget at the least energy.
+//!
+//! Both are pure state machines: samples and observations with time stamps go in, windows and clock requests
+//! come out. Nothing here reads a clock, a sensor or a file, so the same code runs on a board, on the virtual
+//! board, on replayed measurements and in virtual time.
+//!
+//! Without the `std` feature the crate is `no_std` and never allocates.
+#![cfg_attr(not(any(feature = "std", test)), no_std)]
+#![forbid(unsafe_code)]
+
+pub mod governor;
+#[cfg(feature = "replay")]
+pub mod replay;
