@@ -1,6 +1,7 @@
 //! Developer commands: `cargo xtask`.
 #![forbid(unsafe_code)]
 
+mod abi;
 mod bless;
 mod ci;
 mod deps;
@@ -29,6 +30,8 @@ enum Command {
     Deps,
     /// Rewrite the committed files that are made by the project itself (plans)
     Bless,
+    /// Check that the C header and the exported symbols are the committed ones
+    Abi(abi::Abi),
     /// Compare every model with ONNX Runtime, element by element
     Exact(exact::Exact),
     /// Measure Pilotlight, ONNX Runtime and tract in one run
@@ -44,6 +47,7 @@ fn main() -> ExitCode {
         Command::Ci(c) => c.run(),
         Command::Deps => deps::run(),
         Command::Bless => bless::run(),
+        Command::Abi(c) => c.run(),
         Command::Exact(c) => c.run(),
         Command::Rivals(c) => c.run(),
         Command::Fuzz(c) => c.run(),

@@ -95,6 +95,11 @@ impl Session {
         self.device.describe()
     }
 
+    /// How many slots it has.
+    pub fn slots(&self) -> usize {
+        self.shared.slots
+    }
+
     /// Lends a free slot, to be filled in place.
     ///
     /// It holds what the last user of the slot left there.
@@ -132,13 +137,13 @@ impl Session {
     /// Requests can still be waited for, outputs still be read. Closing twice does nothing.
     ///
     /// # Errors
-    /// [`CloseError::WrongThread`] on the session's own thread: the session is closed, but not waited for.
+    /// [`CloseError::WrongThread`] on the session's own thread (in a log callback, say); the session stays open.
     pub fn close(&self) -> Result<(), CloseError> {
         let shared = &self.shared;
-        shared.ring.close();
         if shared.is_worker() {
             return Err(CloseError::WrongThread);
         }
+        shared.ring.close();
         let worker = self.worker.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).take();
         if let Some(worker) = worker {
             // The worker catches panics of the device, so there is nothing to learn from the result.
@@ -159,8 +164,10 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        // On the worker thread itself there is nobody to wait for: it ends when it has drained the queue.
-        let _ = self.close();
+        if self.close().is_err() {
+            // On the worker thread itself: it ends when it has drained the queue.
+            self.shared.ring.close();
+        }
     }
 }
 
@@ -222,6 +229,10 @@ impl Shared {
     fn run_next(&self) -> bool {
         let Some((index, mut job)) = self.ring.begin() else { return false };
         job.run(&self.sequence);
+        match &job.outcome {
+            Ok(report) => log::trace!("inference {} ran {:?}", report.sequence, report.ran),
+            Err(failure) => log::warn!("inference without output: {failure}"),
+        }
         if let Some(job) = self.ring.finish(index, job) {
             self.release(index, job);
         }
