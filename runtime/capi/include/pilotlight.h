@@ -37,6 +37,9 @@
 // Log level: every inference.
 #define PL_LOG_TRACE 5
 
+// Device: the processor, with the fastest instructions that it has.
+#define PL_DEVICE_CPU 2
+
 // Device: plain loops, one thread, very slow; it defines what every other device must give.
 #define PL_DEVICE_REFERENCE 1
 
@@ -157,9 +160,9 @@ typedef void (*pl_log_callback)(void *user, uint32_t level, const char *text);
 typedef struct pl_options {
   // Size of this structure, set by `pl_options_init`: it tells the library which fields there are.
   size_t size;
-  // `PL_DEVICE_...`.
+  // `PL_DEVICE_...`; `PL_DEVICE_CPU`.
   uint32_t device;
-  // How many threads share one inference; 1.
+  // How many threads share one inference, the running one included; 1.
   uint32_t threads;
   // How many inferences can be lent, in flight or being read at the same time, 1 to 64; 2.
   uint32_t slots;

@@ -102,7 +102,12 @@ pub unsafe extern "C" fn pl_log_set(callback: pl_log_callback, user: *mut c_void
             PL_LOG_INFO => LevelFilter::Info,
             PL_LOG_DEBUG => LevelFilter::Debug,
             PL_LOG_TRACE => LevelFilter::Trace,
-            other => return Err(fault(PL_ERR_OPTION, format!("log level is {other}; use PL_LOG_OFF to PL_LOG_TRACE"))),
+            other => {
+                return Err(fault(
+                    PL_ERR_OPTION,
+                    format!("log level is {other}; use PL_LOG_OFF to PL_LOG_TRACE"),
+                ));
+            }
         };
         // The library has its own copy of the log crate, so nobody else can have set a logger.
         INSTALL.call_once(|| _ = log::set_logger(&Logger));

@@ -44,7 +44,12 @@ fn check_size<T>(size: usize, oldest: usize, name: &str) -> Result<(), Fault> {
 /// 1. `from` is NULL, or points to a structure whose first field is a `usize` that holds its size in bytes, or
 ///    to that field alone with an impossible size.
 /// 2. `T` is `repr(C)`, any bytes make a valid one, and its first field is that `usize`.
-pub(crate) unsafe fn versioned<T: Copy>(from: *const T, mut known: T, oldest: usize, name: &str) -> Result<T, Fault> {
+pub(crate) unsafe fn versioned<T: Copy>(
+    from: *const T,
+    mut known: T,
+    oldest: usize,
+    name: &str,
+) -> Result<T, Fault> {
     check(from, name)?;
     // SAFETY: 1. and 2.: the first field is there.
     let size = unsafe { from.cast::<usize>().read_unaligned() };

@@ -6,6 +6,8 @@ use pilotlight::{DeviceKind, Options, Priority, Runner, Thread, Wait};
 use std::ffi::c_char;
 use std::num::NonZeroUsize;
 
+/// Device: the processor, with the fastest instructions that it has.
+pub const PL_DEVICE_CPU: u32 = 2;
 /// Device: plain loops, one thread, very slow; it defines what every other device must give.
 pub const PL_DEVICE_REFERENCE: u32 = 1;
 
@@ -34,9 +36,9 @@ pub const PL_PRIORITY_FIFO: u32 = 2;
 pub struct pl_options {
     /// Size of this structure, set by `pl_options_init`: it tells the library which fields there are.
     pub size: usize,
-    /// `PL_DEVICE_...`.
+    /// `PL_DEVICE_...`; `PL_DEVICE_CPU`.
     pub device: u32,
-    /// How many threads share one inference; 1.
+    /// How many threads share one inference, the running one included; 1.
     pub threads: u32,
     /// How many inferences can be lent, in flight or being read at the same time, 1 to 64; 2.
     pub slots: u32,
@@ -67,7 +69,7 @@ impl pl_options {
         }
         Self {
             size: size_of::<Self>(),
-            device: PL_DEVICE_REFERENCE,
+            device: PL_DEVICE_CPU,
             threads: 1,
             slots: 2,
             runner: PL_RUN_INLINE,
@@ -97,10 +99,12 @@ impl pl_options {
             fault(PL_ERR_OPTION, format!("option {option} is {found}; use {allowed}"))
         };
         let device = match self.device {
+            PL_DEVICE_CPU => DeviceKind::Cpu,
             PL_DEVICE_REFERENCE => DeviceKind::Reference,
-            other => return Err(refuse("device", other, "PL_DEVICE_REFERENCE")),
+            other => return Err(refuse("device", other, "PL_DEVICE_CPU or PL_DEVICE_REFERENCE")),
         };
-        let threads = NonZeroUsize::new(self.threads as usize).ok_or_else(|| refuse("threads", 0, "1 or more"))?;
+        let threads =
+            NonZeroUsize::new(self.threads as usize).ok_or_else(|| refuse("threads", 0, "1 or more"))?;
         let wait = match self.wait {
             PL_WAIT_BLOCK => Wait::Block,
             PL_WAIT_PREDICTIVE => Wait::Predictive,
@@ -134,7 +138,9 @@ impl pl_options {
             other => {
                 return Err(fault(
                     PL_ERR_OPTION,
-                    format!("option priority is {other}; use PL_PRIORITY_INHERIT, PL_PRIORITY_NICE or PL_PRIORITY_FIFO"),
+                    format!(
+                        "option priority is {other}; use PL_PRIORITY_INHERIT, PL_PRIORITY_NICE or PL_PRIORITY_FIFO"
+                    ),
                 ));
             }
         };

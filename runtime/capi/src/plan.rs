@@ -46,7 +46,11 @@ pub unsafe extern "C" fn pl_plan_open(path: *const c_char, plan: *mut pl_plan) -
 /// 1. `data` is NULL or points to `size` bytes that do not change during the call.
 /// 2. `plan` is NULL or points to a `pl_plan`.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn pl_plan_from_bytes(data: *const c_void, size: usize, plan: *mut pl_plan) -> pl_status {
+pub unsafe extern "C" fn pl_plan_from_bytes(
+    data: *const c_void,
+    size: usize,
+    plan: *mut pl_plan,
+) -> pl_status {
     entry(|| {
         check(plan, "plan")?;
         // SAFETY: 1.
@@ -71,7 +75,11 @@ pub unsafe extern "C" fn pl_plan_from_bytes(data: *const c_void, size: usize, pl
 /// 1. `data` is NULL or points to `size` bytes that live and do not change until the process ends.
 /// 2. `plan` is NULL or points to a `pl_plan`.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn pl_plan_from_static(data: *const c_void, size: usize, plan: *mut pl_plan) -> pl_status {
+pub unsafe extern "C" fn pl_plan_from_static(
+    data: *const c_void,
+    size: usize,
+    plan: *mut pl_plan,
+) -> pl_status {
     entry(|| {
         check(plan, "plan")?;
         // SAFETY: 1.

@@ -69,7 +69,9 @@ impl pl_port {
         let rank = port.shape.len();
         shape
             .get_mut(..rank)
-            .ok_or_else(|| fault(PL_ERR_LIMIT, format!("{} has {rank} dimensions, shown are at most 8", port.name)))?
+            .ok_or_else(|| {
+                fault(PL_ERR_LIMIT, format!("{} has {rank} dimensions, shown are at most 8", port.name))
+            })?
             .copy_from_slice(&port.shape);
         let mut name = [0; 64];
         // The last byte stays NUL.
@@ -119,7 +121,8 @@ pub(crate) struct Open {
 impl Open {
     /// An entry, unless another call has it.
     pub(crate) fn entry(&self, index: usize) -> Result<MutexGuard<'_, Entry>, Fault> {
-        let entry = self.entries.get(index).ok_or_else(|| fault(PL_ERR_HANDLE, "the session has no such slot"))?;
+        let entry =
+            self.entries.get(index).ok_or_else(|| fault(PL_ERR_HANDLE, "the session has no such slot"))?;
         try_lock(entry)
     }
 }
@@ -128,9 +131,10 @@ pub(crate) fn try_lock(entry: &Mutex<Entry>) -> Result<MutexGuard<'_, Entry>, Fa
     match entry.try_lock() {
         Ok(entry) => Ok(entry),
         Err(TryLockError::Poisoned(poisoned)) => Ok(poisoned.into_inner()),
-        Err(TryLockError::WouldBlock) => {
-            Err(fault(PL_ERR_BUSY, "another call with this slot is under way; a slot is for one thread at a time"))
-        }
+        Err(TryLockError::WouldBlock) => Err(fault(
+            PL_ERR_BUSY,
+            "another call with this slot is under way; a slot is for one thread at a time",
+        )),
     }
 }
 
@@ -232,7 +236,11 @@ pub unsafe extern "C" fn pl_session_ports(
 /// # Safety
 /// 1. `port` is NULL or points to a `pl_port` whose `size` is set.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn pl_session_input(session: pl_session, index: usize, port: *mut pl_port) -> pl_status {
+pub unsafe extern "C" fn pl_session_input(
+    session: pl_session,
+    index: usize,
+    port: *mut pl_port,
+) -> pl_status {
     entry(|| {
         let ports = SESSIONS.get(session.id)?.session.ports();
         // SAFETY: 1.
@@ -247,7 +255,11 @@ pub unsafe extern "C" fn pl_session_input(session: pl_session, index: usize, por
 /// # Safety
 /// 1. `port` is NULL or points to a `pl_port` whose `size` is set.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn pl_session_output(session: pl_session, index: usize, port: *mut pl_port) -> pl_status {
+pub unsafe extern "C" fn pl_session_output(
+    session: pl_session,
+    index: usize,
+    port: *mut pl_port,
+) -> pl_status {
     entry(|| {
         let ports = SESSIONS.get(session.id)?.session.ports();
         // SAFETY: 1.

@@ -80,7 +80,9 @@ impl Entry {
             State::Lent(_) => "lent: fill and submit it, or release it",
             State::Pending(_) => "in flight: wait for it or cancel it",
             State::Done(_) => "done: read its outputs, then release it",
-            State::Failed(failure) => return fault(PL_ERR_STATE, format!("the inference failed ({failure}): release it")),
+            State::Failed(failure) => {
+                return fault(PL_ERR_STATE, format!("the inference failed ({failure}): release it"));
+            }
         };
         fault(PL_ERR_STATE, format!("this needs a slot that is {needed}; the slot is {found}"))
     }
@@ -165,7 +167,12 @@ pub unsafe extern "C" fn pl_slot_input(
 /// # Safety
 /// 1. `data` is NULL or points to `size` bytes outside the slot.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn pl_slot_write(slot: pl_slot, index: usize, data: *const c_void, size: usize) -> pl_status {
+pub unsafe extern "C" fn pl_slot_write(
+    slot: pl_slot,
+    index: usize,
+    data: *const c_void,
+    size: usize,
+) -> pl_status {
     with_slot(slot, |entry| {
         let State::Lent(lent) = &mut entry.state else { return Err(entry.wrong("lent")) };
         let input = lent.input_bytes_mut(index)?;
@@ -301,7 +308,12 @@ pub unsafe extern "C" fn pl_slot_output(
 /// # Safety
 /// 1. `data` is NULL or points to room for `size` bytes outside the slot.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn pl_slot_read(slot: pl_slot, index: usize, data: *mut c_void, size: usize) -> pl_status {
+pub unsafe extern "C" fn pl_slot_read(
+    slot: pl_slot,
+    index: usize,
+    data: *mut c_void,
+    size: usize,
+) -> pl_status {
     with_slot(slot, |entry| {
         let State::Done(output) = &entry.state else { return Err(entry.wrong("done")) };
         let output = output.output_bytes(index)?;

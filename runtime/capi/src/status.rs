@@ -1,6 +1,8 @@
 //! Status codes, their texts, and the detailed text of a thread's last failure.
 
-use pilotlight::{CloseError, Failure, LendError, OpenError, PlanError, PortError, SubmitError, device::LoadError};
+use pilotlight::{
+    CloseError, Failure, LendError, OpenError, PlanError, PortError, SubmitError, device::LoadError,
+};
 use std::cell::RefCell;
 use std::ffi::{CStr, c_char};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -141,6 +143,7 @@ faults! {
     };
     OpenError, e => match &e {
         OpenError::Load(LoadError::Memory { .. }) => PL_ERR_MEMORY,
+        OpenError::Load(LoadError::Thread { .. }) => PL_ERR_SYSTEM,
         OpenError::Load(_) | OpenError::Option { .. } => PL_ERR_OPTION,
         OpenError::System { source, .. } if source.kind() == std::io::ErrorKind::OutOfMemory => PL_ERR_MEMORY,
         OpenError::System { .. } => PL_ERR_SYSTEM,

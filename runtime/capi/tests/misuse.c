@@ -2,7 +2,6 @@
 //
 //     misuse MODEL.plan OTHER.plan
 
-#define _GNU_SOURCE
 #include "check.h"
 #include <pthread.h>
 #include <stdatomic.h>

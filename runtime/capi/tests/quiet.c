@@ -4,7 +4,6 @@
 //
 // A seccomp filter over all threads ends the process at the first system call; malloc and its kin count.
 
-#define _GNU_SOURCE
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <pilotlight.h>

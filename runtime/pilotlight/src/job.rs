@@ -3,6 +3,7 @@
 use crate::{Energy, Failure, Ports, Report};
 use pilotlight_device::{Device, LoadError, Program, Slot};
 use pilotlight_plan::Plan;
+use pilotlight_units::Bytes;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
@@ -23,8 +24,10 @@ impl Loaded {
         plan: &Plan,
         slots: usize,
     ) -> Result<(Arc<Self>, Vec<Job>), LoadError> {
+        headroom()?;
         let program = device.load(plan)?;
         let slots = (0..slots).map(|_| program.slot()).collect::<Result<Vec<_>, _>>()?;
+        headroom()?;
         let loaded = Arc::new(Self {
             program: Mutex::new(program),
             ports: Arc::new(Ports::new(plan)),
@@ -44,6 +47,15 @@ impl Loaded {
         // Two threads may both read the old value; then one sample is lost, which an average can bear.
         self.latency.store(if old == 0 { new } else { old - old / 8 + new / 8 }, Relaxed);
     }
+}
+
+/// Large allocations tell when they fail; a small one that fails ends the process. So that it does not come to
+/// that, there must be room for all the small ones of a session before they are made.
+fn headroom() -> Result<(), LoadError> {
+    const ROOM: usize = 1 << 20;
+    let mut room = Vec::<u8>::new();
+    room.try_reserve_exact(ROOM)
+        .map_err(|_| LoadError::Memory { what: "names and lists of a session", bytes: Bytes(ROOM as u64) })
 }
 
 pub(crate) struct Job {

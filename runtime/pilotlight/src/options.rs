@@ -7,8 +7,10 @@ use std::num::NonZeroUsize;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum DeviceKind {
-    /// Plain loops, one thread, very slow: it defines what every other device must give.
+    /// The processor, with the fastest instructions that it has.
     #[default]
+    Cpu,
+    /// Plain loops, one thread, very slow: it defines what every other device must give.
     Reference,
 }
 
@@ -142,7 +144,7 @@ impl Options {
         self
     }
 
-    /// How many threads share one inference; 1 unless set.
+    /// How many threads share one inference, the running one included; 1 unless set. The device keeps the others.
     #[must_use]
     pub fn threads(mut self, threads: NonZeroUsize) -> Self {
         self.threads = threads;

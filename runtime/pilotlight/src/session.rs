@@ -4,7 +4,7 @@ use crate::job::{Current, Job, Loaded};
 use crate::ring::{Abandoned, NoSlot, Ring};
 use crate::slots::Lent;
 use crate::{CloseError, DeviceKind, LendError, OpenError, Options, Ports, Runner, Thread, Wait, system};
-use pilotlight_device::{Device, Reference};
+use pilotlight_device::{Cpu, CpuOptions, Device, Reference};
 use pilotlight_plan::Plan;
 use std::sync::atomic::AtomicU64;
 use std::sync::mpsc::sync_channel;
@@ -53,6 +53,7 @@ impl Session {
     pub fn open(plan: &Plan, options: &Options) -> Result<Self, OpenError> {
         options.check()?;
         let device: Box<dyn Device> = match options.device {
+            DeviceKind::Cpu => Box::new(Cpu::new(CpuOptions { threads: options.threads.get(), isa: None })?),
             DeviceKind::Reference => Box::new(Reference),
         };
         Self::open_on(device, plan, options)

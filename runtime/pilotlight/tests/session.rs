@@ -6,8 +6,8 @@ mod common;
 
 use common::{Gate, Gated, gain};
 use pilotlight::{
-    DType, Energy, Failure, LendError, Lent, OpenError, Options, Output, Pending, Plan, PortError, Priority,
-    Runner, Session, SubmitError, Thread, Wait,
+    DType, DeviceKind, Energy, Failure, LendError, Lent, OpenError, Options, Output, Pending, Plan,
+    PortError, Priority, Runner, Session, SubmitError, Thread, Wait,
 };
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -366,7 +366,7 @@ fn options_out_of_range_are_named() {
         ("thread nice level", priority(Priority::Nice(20))),
         ("thread real-time priority", priority(Priority::Fifo(0))),
         ("thread core", Options::default().runner(Runner::Worker(Thread::default().cores([1024])))),
-        ("threads", Options::default().threads(NonZeroUsize::MAX)),
+        ("threads", Options::default().device(DeviceKind::Reference).threads(NonZeroUsize::MAX)),
     ];
     for (name, options) in bad {
         let error = Session::open(&gain(1, 1.0), &options).err();
