@@ -1,6 +1,6 @@
-//! Rewrites the committed files that the project makes itself.
+//! Rewrites the committed files that the project makes itself: plans, and the cards that list them.
 
-use crate::shell;
+use crate::{python, shell};
 use anyhow::{Context, Result};
 
 /// Models whose plan is committed beside the ONNX file.
@@ -15,6 +15,8 @@ pub fn run() -> Result<()> {
     for folder in PLANS {
         shell::run(program, &["compile", folder, "--output", &format!("{folder}/model.plan")])?;
     }
+    // The cards list size and hash of each file.
+    python::run(&["models/recipe.py", "cards"])?;
     for name in SEEDS {
         let (model, plan) = (format!("models/conformance/qoperator/{name}.onnx"), format!("tests/fuzz/seeds/plan/{name}.plan"));
         shell::run(program, &["compile", &model, "--output", &plan])?;
