@@ -1,14 +1,15 @@
 //! Times of the CPU device on networks of well-known shapes with random weights, and where the time goes.
 //!
-//! `cargo run --release -p pilotlight-device --example speed [NET] [THREADS] [ISA] [--steps]`; nets are
-//! `efficientnet-lite0`, `mobilenetv2`, `resnet50`.
+//! `cargo run --release -p pilotlight-device --example speed [NET] [THREADS] [ISA] [--steps] [--check]`; NET is
+//! `efficientnet-lite0`, `mobilenetv2`, `resnet50`, or the path of a plan. `--check` compares every step with the
+//! reference device.
 
 #![allow(clippy::unwrap_used, reason = "a tool for developers: a failure ends it")]
 
 #[path = "../tests/support/mod.rs"]
 mod support;
 
-use pilotlight_device::{Cpu, CpuOptions, Device, Isa};
+use pilotlight_device::{Cpu, CpuOptions, Device, Isa, Reference};
 use pilotlight_plan::*;
 use std::time::Instant;
 use support::Builder;
@@ -166,7 +167,10 @@ fn main() {
     let name = words.first().copied().unwrap_or("efficientnet-lite0");
     let threads = words.get(1).map_or(1, |t| t.parse().expect("THREADS is a number"));
     let isa = words.get(2).map(|i| Isa::from_name(i).unwrap_or_else(|e| panic!("{e}")));
-    let plan = net(name).expect("NET is one of those above");
+    let plan = match net(name) {
+        Some(plan) => plan,
+        None => Plan::open(name).unwrap_or_else(|e| panic!("{name} is no net above, and no plan: {e}")),
+    };
     let cpu = Cpu::new(CpuOptions { threads, isa }).unwrap_or_else(|e| panic!("{e}"));
     let begin = Instant::now();
     let mut program = cpu.load(&plan).unwrap();
@@ -175,6 +179,25 @@ fn main() {
     let mut rng = support::Rng::new(1);
     for b in slot.input_mut(0).chunks_exact_mut(4) {
         b.copy_from_slice(&(rng.range(-500, 500) as f32).to_le_bytes());
+    }
+    if args.iter().any(|a| a == "--check") {
+        let mut wanted: Vec<Vec<u8>> = vec![];
+        Reference.load(&plan).unwrap().run_observed(&mut slot, &mut |_, y| wanted.push(y.to_vec())).unwrap();
+        let mut wrong = 0;
+        let mut observe = |i: usize, y: &[u8]| {
+            let differ = y.iter().zip(&wanted[i]).filter(|(a, b)| a != b).count();
+            if differ > 0 {
+                wrong += 1;
+                println!(
+                    "step {i} {:?} {}: {differ} of {} bytes differ",
+                    plan.steps[i].nodes,
+                    plan.steps[i].op.name(),
+                    y.len()
+                );
+            }
+        };
+        program.run_observed(&mut slot, &mut observe).unwrap();
+        println!("{wrong} of {} steps differ from the reference", plan.steps.len());
     }
     let mut times: Vec<u128> = Vec::new();
     let begin = Instant::now();

@@ -1,6 +1,6 @@
 //! From a block of accumulators to the output tensor: requantisation and what follows it.
 
-use super::kernels::{BLOCK, Combine, CombineRule, Grid, ROWS, Requant, Source, Target};
+use super::kernels::{BLOCK, Combine, CombineRule, Grid, PANEL, ROWS, Requant, Source, Target};
 use super::linear::Block;
 use super::place::Spatial;
 use super::step::Context;
@@ -84,7 +84,7 @@ impl Epilogue {
                     post.push(step);
                     value = dtype;
                 }
-                Kind::Requant { rule: requant(r, interleaved), post }
+                Kind::Requant { rule: requant(r, &plan.blob_f32(r.scale), interleaved), post }
             }
         };
         Ok(Some(Self { kind, scale, output }))
@@ -134,13 +134,15 @@ impl Epilogue {
                 let grid = Grid { rows: pixels.count, cols: block.channels };
                 let dense = output.strides.channel == 1;
                 let to = Target { at: out, stride: output.strides.x };
-                let tmp = Target { at: scratch, stride: BLOCK };
+                // Narrow rows without gaps, so that a kernel can take several at a time.
+                let stride = if block.panels <= 2 { block.panels * PANEL } else { BLOCK };
+                let tmp = Target { at: scratch, stride };
                 let first = if dense && post.is_empty() { to } else { tmp };
                 // SAFETY: as above; `scratch` holds 64 rows of 64 bytes; other operands have the output's shape and
                 // were checked like it.
                 unsafe {
                     (kernels.requant)(acc, scale, rule, grid, first);
-                    let value = Source { at: scratch, stride: BLOCK };
+                    let value = Source { at: scratch, stride };
                     for (i, step) in post.iter().enumerate() {
                         let to = if dense && i + 1 == post.len() { to } else { tmp };
                         match step {
@@ -157,7 +159,7 @@ impl Epilogue {
                         for i in 0..grid.rows {
                             for c in 0..grid.cols {
                                 let y = out.add(i * output.strides.x + c * output.strides.channel);
-                                *y = *scratch.add(i * BLOCK + c);
+                                *y = *scratch.add(i * stride + c);
                             }
                         }
                     }
@@ -226,10 +228,13 @@ pub(super) fn combine(rule: &BinaryRule, a: DType, b: DType, result: DType) -> O
 }
 
 /// The kernel's form of a requantisation.
-fn requant(r: &plan::Requant, interleaved: bool) -> Requant {
+fn requant(r: &plan::Requant, scales: &[f32], interleaved: bool) -> Requant {
     // i8 results are computed as u8 around a zero point 128 higher.
     let (shift, flip) = if r.dtype == DType::I8 { (128, 0x80) } else { (0, 0) };
+    // A sum is at most 2^31 in size, so less than that when scaled down; false for NaN.
+    let small = scales.iter().all(|s| s.abs() < 0.99);
     Requant {
+        full: small && r.dtype.int8_range() == Some((r.lo, r.hi)),
         max: (r.hi - r.zero) as f32,
         zero: (r.zero + shift) as i16,
         lo: (r.lo + shift) as u8,

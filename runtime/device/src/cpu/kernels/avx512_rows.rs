@@ -8,34 +8,58 @@ fn mask(n: usize) -> u64 {
     if n >= 64 { !0 } else { (1 << n) - 1 }
 }
 
-/// # Safety
-/// As [`super::Kernels`]; `grid.cols` is 1 to 64.
-pub(super) unsafe fn requant(acc: *const i32, scale: *const f32, q: &Requant, grid: Grid, to: Target) {
-    // SAFETY: the caller's promise, passed on.
-    unsafe {
-        match (grid.cols.div_ceil(PANEL), q.interleaved) {
-            (_, true) => requant_panels::<4, true>(acc, scale, q, grid, to),
-            (1, _) => requant_panels::<1, false>(acc, scale, q, grid, to),
-            (2, _) => requant_panels::<2, false>(acc, scale, q, grid, to),
-            (3, _) => requant_panels::<3, false>(acc, scale, q, grid, to),
-            _ => requant_panels::<4, false>(acc, scale, q, grid, to),
-        }
-    }
+/// The mask of a step of several narrow rows `pitch` bytes apart, `cols` bytes of each.
+fn rows_mask(cols: usize, pitch: usize, rows: usize) -> u64 {
+    (0..rows.min(64 / pitch)).fold(0, |m, r| m | mask(cols) << (r * pitch))
 }
 
 /// # Safety
-/// As [`requant`], with `P` panels.
+/// As [`super::Kernels`]; `grid.cols` is 1 to 64; accumulators exist for the rows rounded up to a multiple of 4.
+pub(super) unsafe fn requant(acc: *const i32, scale: *const f32, q: &Requant, grid: Grid, to: Target) {
+    macro_rules! call {
+        ($panels:literal, $rows:literal, $interleaved:literal) => {
+            // SAFETY: the caller's promise, passed on.
+            unsafe {
+                match (q.full, q.flip) {
+                    (true, 0) => rows::<$panels, $rows, $interleaved, FULL_U8>(acc, scale, q, grid, to),
+                    (true, _) => rows::<$panels, $rows, $interleaved, FULL_I8>(acc, scale, q, grid, to),
+                    _ => rows::<$panels, $rows, $interleaved, CLAMPED>(acc, scale, q, grid, to),
+                }
+            }
+        };
+    }
+    match (grid.cols.div_ceil(PANEL), to.stride, q.interleaved) {
+        (_, _, true) => call!(4, 1, true),
+        (1, 16, _) => call!(1, 4, false),
+        (1, ..) => call!(1, 1, false),
+        (2, 32, _) => call!(2, 2, false),
+        (2, ..) => call!(2, 1, false),
+        (3, ..) => call!(3, 1, false),
+        _ => call!(4, 1, false),
+    }
+}
+
+/// Results may be anything between two bounds.
+const CLAMPED: u8 = 0;
+/// The bounds are u8's, and saturation keeps them.
+const FULL_U8: u8 = 1;
+/// The bounds are i8's, and saturation keeps them.
+const FULL_I8: u8 = 2;
+
+/// `P` panels of `R` rows at a time, 64 bytes or fewer.
+///
+/// # Safety
+/// As [`requant`]; the target's rows are `P` panels apart where `R` is more than 1.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
-unsafe fn requant_panels<const P: usize, const INTERLEAVED: bool>(
+unsafe fn rows<const P: usize, const R: usize, const INTERLEAVED: bool, const MODE: u8>(
     acc: *const i32,
     scale: *const f32,
     q: &Requant,
     grid: Grid,
     to: Target,
 ) {
-    let mask = mask(grid.cols);
     let max = _mm512_set1_ps(q.max);
-    let zero = _mm512_set1_epi16(q.zero);
+    let zero = _mm512_set1_epi16(if MODE == FULL_I8 { q.zero - 128 } else { q.zero });
     let (lo, hi) = (_mm512_set1_epi8(q.lo as i8), _mm512_set1_epi8(q.hi as i8));
     let flip = _mm512_set1_epi8(q.flip as i8);
     let order = restore_order();
@@ -44,24 +68,37 @@ unsafe fn requant_panels<const P: usize, const INTERLEAVED: bool>(
         // SAFETY: scales are padded to whole panels.
         *s = unsafe { _mm512_loadu_ps(scale.add(p * PANEL)) };
     }
-    for r in 0..grid.rows {
+    let whole = if R == 1 { mask(grid.cols) } else { rows_mask(grid.cols, P * PANEL, R) };
+    let mut r = 0;
+    while r < grid.rows {
         let mut v = [_mm512_setzero_si512(); 4];
-        for p in 0..P {
-            // SAFETY: accumulators hold `P` panels in each of `grid.rows` rows.
-            let sum = unsafe { _mm512_loadu_si512(acc.add(r * BLOCK + p * PANEL).cast()) };
-            // The minimum's operand order gives NaN for NaN, which converts to the lowest integer. No maximum is
-            // needed: what is too small converts to the lowest integer as well, and saturates below.
-            let scaled = _mm512_min_ps(max, _mm512_mul_ps(_mm512_cvtepi32_ps(sum), scales[p]));
-            v[p] = _mm512_cvtps_epi32(scaled);
+        for i in 0..P * R {
+            let (row, p) = (r + i / P, i % P);
+            // SAFETY: accumulators hold `P` panels in each row, and rows up to a multiple of 4.
+            let sum = unsafe { _mm512_loadu_si512(acc.add(row * BLOCK + p * PANEL).cast()) };
+            let mut scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(sum), scales[p]);
+            if MODE == CLAMPED {
+                // The operands' order gives NaN for NaN, which converts to the lowest integer. No maximum is needed:
+                // what is too small converts to the lowest integer as well, and saturates below.
+                scaled = _mm512_min_ps(max, scaled);
+            }
+            v[i] = _mm512_cvtps_epi32(scaled);
         }
         let pack = |a, b| _mm512_adds_epi16(_mm512_packs_epi32(a, b), zero);
-        let mut bytes = _mm512_packus_epi16(pack(v[0], v[1]), pack(v[2], v[3]));
+        let (low, high) = (pack(v[0], v[1]), pack(v[2], v[3]));
+        let mut bytes =
+            if MODE == FULL_I8 { _mm512_packs_epi16(low, high) } else { _mm512_packus_epi16(low, high) };
         if !INTERLEAVED {
             bytes = _mm512_permutexvar_epi32(order, bytes);
         }
-        let bytes = _mm512_xor_si512(_mm512_min_epu8(_mm512_max_epu8(bytes, lo), hi), flip);
+        if MODE == CLAMPED {
+            bytes = _mm512_xor_si512(_mm512_min_epu8(_mm512_max_epu8(bytes, lo), hi), flip);
+        }
+        let mask =
+            if R == 1 || r + R <= grid.rows { whole } else { rows_mask(grid.cols, P * PANEL, grid.rows - r) };
         // SAFETY: the target has `grid.cols` bytes in each row.
         unsafe { _mm512_mask_storeu_epi8(to.at.add(r * to.stride).cast(), mask, bytes) };
+        r += R;
     }
 }
 
@@ -123,6 +160,17 @@ fn low_half(x: __m512i) -> __m512i {
     _mm512_maskz_mov_epi16(0x5555_5555, x)
 }
 
+/// Narrow rows that follow each other in every operand as one long row: its length, and the bytes of every 64 that
+/// belong to it.
+fn joined(grid: Grid, strides: &[usize]) -> (Grid, u64) {
+    let pitch = strides[0];
+    if matches!(pitch, 16 | 32) && grid.cols <= pitch && strides.iter().all(|&s| s == pitch) {
+        let cols = (grid.rows - 1) * pitch + grid.cols;
+        return (Grid { rows: 1, cols }, rows_mask(grid.cols, pitch, 4));
+    }
+    (grid, !0)
+}
+
 /// Applies `f` to 16 integers of each operand at a time and stores its results, rounded and saturated.
 ///
 /// # Safety
@@ -136,7 +184,39 @@ unsafe fn each<const SIGNED: bool>(
     to: Target,
     f: impl Fn(__m512i, __m512i) -> __m512,
 ) {
-    let order = restore_order();
+    let (grid, pattern) = joined(grid, &[a.stride, b.stride, to.stride]);
+    for r in 0..grid.rows {
+        let (x, y) = (a.at.wrapping_add(r * a.stride), b.at.wrapping_add(r * b.stride));
+        let out = to.at.wrapping_add(r * to.stride);
+        let mut col = 0;
+        while col < grid.cols {
+            let mask = mask(grid.cols - col) & pattern;
+            let at = (x.wrapping_add(col), y.wrapping_add(col), out.wrapping_add(col));
+            // SAFETY: bytes under the mask are inside the rows.
+            unsafe {
+                match (grid.cols - col).div_ceil(PANEL) {
+                    1 => step::<SIGNED, 1>(at, mask, &f),
+                    2 => step::<SIGNED, 2>(at, mask, &f),
+                    3 => step::<SIGNED, 3>(at, mask, &f),
+                    _ => step::<SIGNED, 4>(at, mask, &f),
+                }
+            }
+            col += 64;
+        }
+    }
+}
+
+/// Up to 64 bytes of [`each`], of which the first `P` times 16 matter.
+///
+/// # Safety
+/// Bytes under the mask are inside the operands.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+unsafe fn step<const SIGNED: bool, const P: usize>(
+    (x, y, out): (*const u8, *const u8, *mut u8),
+    mask: u64,
+    f: &impl Fn(__m512i, __m512i) -> __m512,
+) {
     let max = _mm512_set1_ps(32767.0);
     let widen = |x: __m512i, p: usize| {
         let part = match p {
@@ -147,28 +227,16 @@ unsafe fn each<const SIGNED: bool>(
         };
         if SIGNED { _mm512_cvtepi8_epi32(part) } else { _mm512_cvtepu8_epi32(part) }
     };
-    for r in 0..grid.rows {
-        let mut col = 0;
-        while col < grid.cols {
-            let mask = mask(grid.cols - col);
-            // SAFETY: bytes under the mask are inside the row.
-            let (x, y) = unsafe {
-                (
-                    _mm512_maskz_loadu_epi8(mask, a.at.add(r * a.stride + col).cast()),
-                    _mm512_maskz_loadu_epi8(mask, b.at.add(r * b.stride + col).cast()),
-                )
-            };
-            let mut v = [_mm512_setzero_si512(); 4];
-            for (p, v) in v.iter_mut().enumerate() {
-                *v = _mm512_cvtps_epi32(_mm512_min_ps(max, f(widen(x, p), widen(y, p))));
-            }
-            let (low, high) = (_mm512_packs_epi32(v[0], v[1]), _mm512_packs_epi32(v[2], v[3]));
-            let bytes = if SIGNED { _mm512_packs_epi16(low, high) } else { _mm512_packus_epi16(low, high) };
-            let bytes = _mm512_permutexvar_epi32(order, bytes);
-            // SAFETY: as above.
-            unsafe { _mm512_mask_storeu_epi8(to.at.add(r * to.stride + col).cast(), mask, bytes) };
-            col += 64;
+    // SAFETY: the caller's promise.
+    unsafe {
+        let (x, y) = (_mm512_maskz_loadu_epi8(mask, x.cast()), _mm512_maskz_loadu_epi8(mask, y.cast()));
+        let mut v = [_mm512_setzero_si512(); 4];
+        for (p, v) in v.iter_mut().enumerate().take(P) {
+            *v = _mm512_cvtps_epi32(_mm512_min_ps(max, f(widen(x, p), widen(y, p))));
         }
+        let (low, high) = (_mm512_packs_epi32(v[0], v[1]), _mm512_packs_epi32(v[2], v[3]));
+        let bytes = if SIGNED { _mm512_packs_epi16(low, high) } else { _mm512_packus_epi16(low, high) };
+        _mm512_mask_storeu_epi8(out.cast(), mask, _mm512_permutexvar_epi32(restore_order(), bytes));
     }
 }
 
@@ -180,10 +248,11 @@ pub(super) unsafe fn table(table: &[u8; 256], grid: Grid, from: Source, to: Targ
     unsafe {
         let part = |i: usize| _mm512_loadu_si512(table.as_ptr().add(i * 64).cast());
         let (t0, t1, t2, t3) = (part(0), part(1), part(2), part(3));
+        let (grid, pattern) = joined(grid, &[from.stride, to.stride]);
         for r in 0..grid.rows {
             let mut col = 0;
             while col < grid.cols {
-                let mask = mask(grid.cols - col);
+                let mask = mask(grid.cols - col) & pattern;
                 let x = _mm512_maskz_loadu_epi8(mask, from.at.add(r * from.stride + col).cast());
                 let low = _mm512_permutex2var_epi8(t0, x, t1);
                 let high = _mm512_permutex2var_epi8(t2, x, t3);
@@ -200,10 +269,11 @@ pub(super) unsafe fn table(table: &[u8; 256], grid: Grid, from: Source, to: Targ
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 pub(super) unsafe fn max(flip: u8, grid: Grid, from: Source, to: Target) {
     let flip = _mm512_set1_epi8(flip as i8);
+    let (grid, pattern) = joined(grid, &[from.stride, to.stride]);
     for r in 0..grid.rows {
         let mut col = 0;
         while col < grid.cols {
-            let mask = mask(grid.cols - col);
+            let mask = mask(grid.cols - col) & pattern;
             // SAFETY: bytes under the mask are inside the rows.
             unsafe {
                 let out = to.at.add(r * to.stride + col).cast::<i8>();

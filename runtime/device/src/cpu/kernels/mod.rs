@@ -95,6 +95,8 @@ pub(super) struct Requant {
     pub hi: u8,
     /// What the result is XORed with at the end: 0 for u8, 0x80 for i8.
     pub flip: u8,
+    /// Whether the bounds are the type's own, and no scaled sum can leave i32: saturation does the rest.
+    pub full: bool,
     /// Whether accumulators lie in the depthwise kernel's order (see [`Depthwise`]) instead of the channels'.
     pub interleaved: bool,
 }
@@ -226,7 +228,8 @@ pub(super) struct Kernels {
     pub gemm: unsafe fn(&Gemm<'_>, &mut TileState),
     /// [`Gemm`] of i8 inputs; never called where `unsigned_only`.
     pub gemm_signed: unsafe fn(&Gemm<'_>, &mut TileState),
-    /// Accumulators ([`BLOCK`] apart), scales, rule, columns and rows (at most 64 columns), target.
+    /// Accumulators ([`BLOCK`] apart, readable for rows up to a multiple of 4), scales, rule, columns and rows (at most
+    /// 64 columns), target.
     pub requant: unsafe fn(*const i32, *const f32, &Requant, Grid, Target),
     /// Two operands combined; `Grid::cols` has no limit.
     pub combine: unsafe fn(&Combine, Grid, Source, Source, Target),
