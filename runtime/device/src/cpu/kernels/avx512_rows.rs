@@ -72,7 +72,7 @@ unsafe fn rows<const P: usize, const R: usize, const INTERLEAVED: bool, const MO
     let mut r = 0;
     while r < grid.rows {
         let mut v = [_mm512_setzero_si512(); 4];
-        for i in 0..P * R {
+        for (i, v) in v.iter_mut().enumerate().take(P * R) {
             let (row, p) = (r + i / P, i % P);
             // SAFETY: accumulators hold `P` panels in each row, and rows up to a multiple of 4.
             let sum = unsafe { _mm512_loadu_si512(acc.add(row * BLOCK + p * PANEL).cast()) };
@@ -82,7 +82,7 @@ unsafe fn rows<const P: usize, const R: usize, const INTERLEAVED: bool, const MO
                 // what is too small converts to the lowest integer as well, and saturates below.
                 scaled = _mm512_min_ps(max, scaled);
             }
-            v[i] = _mm512_cvtps_epi32(scaled);
+            *v = _mm512_cvtps_epi32(scaled);
         }
         let pack = |a, b| _mm512_adds_epi16(_mm512_packs_epi32(a, b), zero);
         let (low, high) = (pack(v[0], v[1]), pack(v[2], v[3]));
