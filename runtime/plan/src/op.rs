@@ -1,6 +1,7 @@
 //! The operations of a plan, each with the rule that fixes every bit of its result.
 //!
-//! All float arithmetic is IEEE binary32, one operation at a time: no fused multiply-add, no reciprocals.
+//! All float arithmetic is IEEE binary32, one operation at a time: no reciprocals, and a multiply-add is fused only
+//! where a rule says `fma`.
 //! `rint` rounds half to even; `sat` clamps to the output's range (in float, before the conversion).
 //! The rules are those of ONNX Runtime's x86-64 kernels.
 
@@ -216,7 +217,8 @@ pub enum PoolRule {
         /// Whether padding counts in the divisor.
         count_pads: bool,
     },
-    /// Dequantise, float sum in window order, divide by the count, `sat(rint(mean / output.scale) + zero)`.
+    /// Dequantise, float sum in window order, divide by the count, `sat(rint(mean / output.scale + zero))`: the
+    /// zero point is added before rounding. Where padding counts, the divisor is the whole window.
     /// Source: ONNX Runtime `qlinear_pool.cc`.
     Mean8 {
         /// Quantisation of the input.
@@ -281,14 +283,15 @@ pub struct Binary {
 /// How two values combine.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub enum BinaryRule {
-    /// `sat(rint((fix + f32(a) * ra) + f32(b) * rb))`, each product and sum rounded; `fix` holds the zero points.
-    /// Source: ONNX Runtime `qladd.cpp`.
+    /// `sat(rint(fma(f32(a), ra, fma(f32(b), rb, fix))))`: two fused multiply-adds, `b` first; `fix` holds the
+    /// zero points. Where `a` is broadcast along the innermost dimension, ONNX Runtime swaps the operands.
+    /// Source: ONNX Runtime `qladd_avx2.cpp`, compiled with contraction; all pairs of 400 random scales agree.
     QLinearAdd {
         /// `a_scale / y_scale`.
         ra: f32,
         /// `b_scale / y_scale`.
         rb: f32,
-        /// `y_zero - (ra * a_zero + rb * b_zero)`.
+        /// `y_zero - fma(ra, a_zero, rb * b_zero)`.
         fix: f32,
     },
     /// `sat(rint(f32((a - a_zero) * (b - b_zero)) * r + y_zero))`: the zero point is added before rounding.
@@ -406,6 +409,11 @@ pub struct Remap {
 /// Bilinear interpolation over the last two dimensions of an `[N, C, H, W]` tensor.
 ///
 /// For output row `y`: rows `rows[y].0` and `rows[y].1`, weights `1 - rows[y].2` and `rows[y].2`; columns likewise.
+/// With weights `u`, `v` of the upper and lower row and `l`, `r` of the left and right column, and the four
+/// elements: `(((l*u)*upper_left + (r*u)*upper_right) + (l*v)*lower_left) + (r*v)*lower_right` in f32; an 8-bit
+/// result is cut off towards zero.
+///
+/// Source: ONNX Runtime `upsample.cc`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Bilinear {
     /// 8 bits or f32.
@@ -437,7 +445,7 @@ pub enum SoftmaxRule {
     /// Float in, float out: subtract the maximum, [`crate::math::exp`], sum in order, divide.
     Float,
     /// 8 bits in and out. With `d` = 255 (i8: 127) less the largest element, `e[i] = table[bits(x[i] + d)]`
-    /// and their f32 sum in order, `min(rint((e[i] * inverse) / sum) + zero, 255)` (i8: the low 8 bits).
+    /// and their f32 sum in order, `sat(rint((e[i] * inverse) / sum) + zero)`.
     /// Where the sum is 0 the result is `zero`.
     /// Source: ONNX Runtime `qlinear_softmax.cc`.
     QLinear {

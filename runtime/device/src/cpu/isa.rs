@@ -56,7 +56,7 @@ impl Isa {
     /// Whether this machine has it (for AMX: and the system lets this process use it).
     #[cfg(target_arch = "x86_64")]
     pub fn is_available(self) -> bool {
-        let avx2 = || is_x86_feature_detected!("avx2");
+        let avx2 = || is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
         let avx512 = || {
             is_x86_feature_detected!("avx512f")
                 && is_x86_feature_detected!("avx512bw")

@@ -379,13 +379,15 @@ impl Plain {
                         at[dx] = column as usize;
                         x.float(bases, &at)
                     };
-                    let upper = (1.0 - fx) * value(top, left) + fx * value(top, right);
-                    let lower = (1.0 - fx) * value(bottom, left) + fx * value(bottom, right);
-                    let mixed = (1.0 - fy) * upper + fy * lower;
+                    let (gx, gy) = (1.0 - fx, 1.0 - fy);
+                    let mixed = (gx * gy) * value(top, left)
+                        + (fx * gy) * value(top, right)
+                        + (gx * fy) * value(bottom, left)
+                        + (fx * fy) * value(bottom, right);
                     if self.output.dtype == DType::F32 {
                         Value::Float(mixed)
                     } else {
-                        Value::Int(math::round_to(mixed, 0, lo, hi))
+                        Value::Int(math::round_to(mixed.trunc(), 0, lo, hi))
                     }
                 }
                 Kind::ArgMax { x, axis, kept, last } => {
@@ -464,7 +466,7 @@ fn float(kind: BinaryKind, a: f32, b: f32) -> f32 {
 fn combine(rule: &BinaryRule, a: i32, b: i32, (lo, hi): (i32, i32)) -> i32 {
     match *rule {
         BinaryRule::QLinearAdd { ra, rb, fix } => {
-            math::round_to((fix + a as f32 * ra) + b as f32 * rb, 0, lo, hi)
+            math::round_to((a as f32).mul_add(ra, (b as f32).mul_add(rb, fix)), 0, lo, hi)
         }
         BinaryRule::QLinearMul { a_zero, b_zero, r, y_zero } => {
             math::round_to(((a - a_zero) * (b - b_zero)) as f32 * r + y_zero as f32, 0, lo, hi)
@@ -591,7 +593,9 @@ unsafe fn pool(bases: &Bases, i: &Index, x: &View, w: &Window, rule: PoolRule, d
         PoolRule::Max => Value::Int(max_int),
         PoolRule::MeanF32 { count_pads } => Value::Float(mean(count_pads)),
         PoolRule::Mean8 { output, count_pads, .. } => {
-            Value::Int(math::quantize(mean(count_pads), output.scale, output.zero_point, lo, hi))
+            let whole = w.kernel[0] as usize * w.kernel[1] as usize;
+            let mean = sum / if count_pads { whole } else { inside }.max(1) as f32;
+            Value::Int(math::round_to(mean / output.scale + output.zero_point as f32, 0, lo, hi))
         }
     }
 }

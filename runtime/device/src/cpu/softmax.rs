@@ -2,7 +2,7 @@
 
 use super::plain::{Value, View};
 use super::step::{Call, Context, Scratch, share};
-use pilotlight_plan::{DType, Plan, Softmax, SoftmaxRule, math};
+use pilotlight_plan::{Plan, Softmax, SoftmaxRule, math};
 
 /// A lowered softmax.
 pub(super) struct Lines {
@@ -16,7 +16,7 @@ pub(super) struct Lines {
 
 enum Rule {
     Float,
-    Integer { table: Vec<f32>, inverse: f32, zero: i32, top: i32, signed: bool },
+    Integer { table: Vec<f32>, inverse: f32, zero: i32, bottom: i32, top: i32 },
 }
 
 /// The softmax of a step.
@@ -24,12 +24,11 @@ pub(super) fn softmax(plan: &Plan, s: &Softmax) -> Lines {
     let (x, y, axis) = (View::new(plan, s.input), View::new(plan, s.output), s.axis as usize);
     let mut lines = y;
     lines.shape[axis] = 1;
-    let signed = plan.tensor(s.input).dtype == DType::I8;
     let rule = match s.rule {
         SoftmaxRule::Float => Rule::Float,
         SoftmaxRule::QLinear { table, inverse, zero } => {
-            let top = if signed { 127 } else { 255 };
-            Rule::Integer { table: plan.blob_f32(table), inverse, zero, top, signed: y.dtype == DType::I8 }
+            let (bottom, top) = plan.tensor(s.input).dtype.int8_range().unwrap_or((0, 255));
+            Rule::Integer { table: plan.blob_f32(table), inverse, zero, bottom, top }
         }
     };
     Lines { x, y, lines, axis, rule }
@@ -66,14 +65,13 @@ impl Call for Lines {
                             self.y.write(bases, &at(k), Value::Float(e / sum));
                         }
                     }
-                    Rule::Integer { table, inverse, zero, top, signed } => {
+                    Rule::Integer { table, inverse, zero, bottom, top } => {
                         let max = (0..count).map(|k| self.x.int(bases, &at(k))).max().unwrap_or(0);
                         let e = |k: usize| table[usize::from((self.x.int(bases, &at(k)) + top - max) as u8)];
                         let sum = (0..count).fold(0.0_f32, |s, k| s + e(k));
                         for k in 0..count {
                             let scaled = if sum == 0.0 { 0.0 } else { (e(k) * inverse) / sum };
-                            let rounded = (scaled.round_ties_even() as i32).saturating_add(*zero).min(255);
-                            let value = if *signed { i32::from(rounded as i8) } else { rounded };
+                            let value = math::round_to(scaled, *zero, *bottom, *top);
                             self.y.write(bases, &at(k), Value::Int(value));
                         }
                     }

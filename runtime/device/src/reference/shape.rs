@@ -42,14 +42,16 @@ pub(super) fn bilinear(bench: &Bench, b: &Bilinear) -> Values {
                     let k = (plane * h + y as usize) * w + x_ as usize;
                     if dtype == DType::F32 { x.floats()[k] } else { x.ints()[k] as f32 }
                 };
-                let upper = (1.0 - fx) * value(top, left) + fx * value(top, right);
-                let lower = (1.0 - fx) * value(bottom, left) + fx * value(bottom, right);
-                let mixed = (1.0 - fy) * upper + fy * lower;
+                let (gx, gy) = (1.0 - fx, 1.0 - fy);
+                let mixed = (gx * gy) * value(top, left)
+                    + (fx * gy) * value(top, right)
+                    + (gx * fy) * value(bottom, left)
+                    + (fx * fy) * value(bottom, right);
                 if dtype == DType::F32 {
                     floats.push(mixed);
                 } else {
                     let (lo, hi) = range(dtype);
-                    ints.push(math::round_to(mixed, 0, lo, hi));
+                    ints.push(math::round_to(mixed.trunc(), 0, lo, hi));
                 }
             }
         }
@@ -103,8 +105,8 @@ pub(super) fn softmax(bench: &Bench, s: &Softmax) -> Values {
                 let sum = e.iter().fold(0.0, |s: f32, &e| s + e);
                 for (&k, e) in line.iter().zip(e) {
                     let scaled = if sum == 0.0 { 0.0 } else { (e * inverse) / sum };
-                    let rounded = (scaled.round_ties_even() as i32).saturating_add(zero).min(255);
-                    y[k] = if dtype == DType::I8 { i32::from(rounded as i8) } else { rounded };
+                    let (lo, hi) = range(dtype);
+                    y[k] = math::round_to(scaled, zero, lo, hi);
                 }
             });
             Values::Int(y)

@@ -46,9 +46,10 @@ pub(super) fn pool(bench: &Bench, p: &Pool) -> Values {
             }
             PoolRule::Mean8 { input, output, count_pads } => {
                 let real = |k: usize| (x.ints()[k] - input.zero_point) as f32 * input.scale;
-                let mean = window.iter().fold(0.0, |s, &k| s + real(k)) / divisor(count_pads);
+                let count = if count_pads { kh * kw } else { window.len() }.max(1);
+                let mean = window.iter().fold(0.0, |s, &k| s + real(k)) / count as f32;
                 let (lo, hi) = range(dtype);
-                ints.push(math::quantize(mean, output.scale, output.zero_point, lo, hi));
+                ints.push(math::round_to(mean / output.scale + output.zero_point as f32, 0, lo, hi));
             }
         }
     });

@@ -216,7 +216,7 @@ pub fn rule(b: &mut Builder, [x, y]: [DType; 2], result: DType) -> BinaryRule {
     match b.rng.range(0, 2) {
         0 => {
             let (ra, rb) = (a.scale / output.scale, c.scale / output.scale);
-            let fix = output.zero_point as f32 - (ra * a.zero_point as f32 + rb * c.zero_point as f32);
+            let fix = output.zero_point as f32 - ra.mul_add(a.zero_point as f32, rb * c.zero_point as f32);
             BinaryRule::QLinearAdd { ra, rb, fix }
         }
         1 => BinaryRule::QLinearMul {

@@ -152,7 +152,7 @@ unsafe fn requant(acc: *const i32, scale: *const f32, q: &Requant, grid: Grid, t
 
 /// # Safety
 /// As [`Kernels`].
-#[target_feature(enable = "avx2")]
+#[target_feature(enable = "avx2,fma")]
 pub(super) unsafe fn combine(c: &Combine, grid: Grid, a: Source, b: Source, to: Target) {
     // SAFETY: the caller's promise, passed on.
     unsafe { portable::combine_body(c, grid, a, b, to) }

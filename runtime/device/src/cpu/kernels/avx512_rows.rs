@@ -132,8 +132,8 @@ unsafe fn combine_typed<const SIGNED: bool>(c: &Combine, grid: Grid, a: Source, 
             CombineRule::Add { ra, rb, fix } => {
                 let (ra, rb, fix) = (_mm512_set1_ps(ra), _mm512_set1_ps(rb), _mm512_set1_ps(fix));
                 let add = |x: __m512i, y: __m512i| {
-                    let x = _mm512_mul_ps(_mm512_cvtepi32_ps(x), ra);
-                    _mm512_add_ps(_mm512_add_ps(fix, x), _mm512_mul_ps(_mm512_cvtepi32_ps(y), rb))
+                    let y = _mm512_fmadd_ps(_mm512_cvtepi32_ps(y), rb, fix);
+                    _mm512_fmadd_ps(_mm512_cvtepi32_ps(x), ra, y)
                 };
                 each::<SIGNED>(grid, a, b, to, add);
             }

@@ -140,7 +140,7 @@ pub(super) struct Combine {
 /// The arithmetic of [`Combine`]; figures as in `pilotlight_plan::BinaryRule`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum CombineRule {
-    /// `sat(rint((fix + f32(a) * ra) + f32(b) * rb))`
+    /// `sat(rint(fma(f32(a), ra, fma(f32(b), rb, fix))))`
     Add { ra: f32, rb: f32, fix: f32 },
     /// `sat(rint(f32((a - a_zero) * (b - b_zero)) * r + y_zero))`
     Mul { a_zero: i32, b_zero: i32, r: f32, y_zero: f32 },

@@ -132,7 +132,7 @@ pub(super) unsafe fn combine_body(c: &Combine, grid: Grid, a: Source, b: Source,
                 CombineRule::Add { ra, rb, fix } => {
                     for i in 0..grid.cols {
                         let (p, q) = (value(*a.add(i), sa) as f32, value(*b.add(i), sb) as f32);
-                        *y.add(i) = rint(clamp((fix + p * ra) + q * rb, lo, hi)) as u8;
+                        *y.add(i) = rint(clamp(p.mul_add(ra, q.mul_add(rb, fix)), lo, hi)) as u8;
                     }
                 }
                 CombineRule::Mul { a_zero, b_zero, r, y_zero } => {
