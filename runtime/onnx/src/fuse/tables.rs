@@ -119,7 +119,7 @@ fn combine(rule: &BinaryRule, a: i32, b: i32, dtype: DType) -> Option<i32> {
     let (lo, hi) = dtype.int8_range()?;
     Some(match *rule {
         BinaryRule::QLinearAdd { ra, rb, fix } => {
-            math::round_to((fix + a as f32 * ra) + b as f32 * rb, 0, lo, hi)
+            math::round_to((a as f32).mul_add(ra, (b as f32).mul_add(rb, fix)), 0, lo, hi)
         }
         BinaryRule::QLinearMul { a_zero, b_zero, r, y_zero } => {
             math::round_to(((a - a_zero) * (b - b_zero)) as f32 * r + y_zero as f32, 0, lo, hi)

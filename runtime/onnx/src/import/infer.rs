@@ -125,11 +125,8 @@ pub(super) fn infer(g: &Graph, n: &Node) -> Result<Vec<Type>, Why> {
         }
         "GlobalAveragePool" | "QLinearGlobalAveragePool" => {
             let x = x(0)?;
-            if x.shape.len() < 3 {
-                return why!("rank {}; [N, C, ...] is needed", x.shape.len());
-            }
-            let shape: Vec<u32> = (0..x.shape.len()).map(|d| if d < 2 { x.shape[d] } else { 1 }).collect();
-            one(x.dtype, &shape)
+            let axes: Vec<usize> = global_axes(n, x.shape.len())?.collect();
+            one(x.dtype, &reduced(&x.shape, &axes, true))
         }
         "ReduceMean" => {
             let x = x(0)?;
@@ -144,6 +141,14 @@ pub(super) fn infer(g: &Graph, n: &Node) -> Result<Vec<Type>, Why> {
         "Resize" => one(x(0)?.dtype, &resize::shape(g, n, &x(0)?.shape)?),
         other => why!("operator {other} is not supported"),
     }
+}
+
+/// The dimensions that a global pool averages.
+pub(crate) fn global_axes(n: &Node, rank: usize) -> Result<std::ops::Range<usize>, Why> {
+    if rank < 3 {
+        return why!("rank {rank}; [N, C, ...] is needed");
+    }
+    Ok(if n.int("channels_last", 0)? != 0 { 1..rank - 1 } else { 2..rank })
 }
 
 /// The dimensions of a ReduceMean, ascending.

@@ -98,7 +98,10 @@ fn transform<'a>(g: &Graph, n: &'a Node) -> Result<&'a str, Why> {
 pub(crate) fn nearest(g: &Graph, n: &Node, shape: &[u32]) -> Result<Vec<Option<Vec<i32>>>, Why> {
     let t = target(g, n, shape)?;
     let mode = transform(g, n)?;
-    let rounding = n.text("nearest_mode", if g.opset < 11 { "floor" } else { "round_prefer_floor" })?;
+    if t.shape == shape {
+        return Ok(vec![None; shape.len()]);
+    }
+    let rounding = if g.opset < 11 { "old" } else { n.text("nearest_mode", "round_prefer_floor")? };
     let mut lists = Vec::with_capacity(shape.len());
     for (d, &extent) in shape.iter().enumerate() {
         if t.scales[d] == 1.0 {
@@ -111,7 +114,8 @@ pub(crate) fn nearest(g: &Graph, n: &Node, shape: &[u32]) -> Result<Vec<Option<V
             let i = match rounding {
                 "round_prefer_floor" if p == p.trunc() + 0.5 => p.floor(),
                 "round_prefer_floor" | "round_prefer_ceil" => p.round(),
-                "floor" => p.floor(),
+                "old" if t.scales[d] < 1.0 => p.ceil(),
+                "floor" | "old" => p.floor(),
                 "ceil" => p.ceil(),
                 other => return why!("nearest_mode {other} is not supported"),
             };

@@ -18,7 +18,7 @@ struct Operand {
 /// The rule of ONNX Runtime's QLinearAdd.
 fn qlinear_add(a: Quant, b: Quant, y: Quant) -> BinaryRule {
     let (ra, rb) = (a.scale / y.scale, b.scale / y.scale);
-    let fix = y.zero_point as f32 - (ra * a.zero_point as f32 + rb * b.zero_point as f32);
+    let fix = y.zero_point as f32 - ra.mul_add(a.zero_point as f32, rb * b.zero_point as f32);
     BinaryRule::QLinearAdd { ra, rb, fix }
 }
 
@@ -54,6 +54,8 @@ impl Lower<'_> {
             && self.both_integer(a, b)
         {
             let (x, y) = (self.operand(n, a)?, self.operand(n, b)?);
+            let swap = kind == BinaryKind::Add && self.scalar_first(x.id, y.id);
+            let (x, y) = if swap { (y, x) } else { (x, y) };
             let full = after.dtype.int8_range() == Some(after.clamp);
             let same = x.dtype == y.dtype && x.dtype == after.dtype;
             let exact = full && same && x.direct && y.direct;
@@ -124,6 +126,17 @@ impl Lower<'_> {
         integer(a) && integer(b)
     }
 
+    /// Whether the first operand is one element along the innermost dimension that counts: ONNX Runtime then
+    /// adds it as the second.
+    fn scalar_first(&self, a: TensorId, b: TensorId) -> bool {
+        let (a, b) = (&self.q.value(a).shape, &self.q.value(b).shape);
+        let extent = |s: &[u32], back: usize| s.len().checked_sub(back).map_or(1, |d| s[d]);
+        (1..=a.len().max(b.len()))
+            .map(|back| (extent(a, back), extent(b, back)))
+            .find(|e| *e != (1, 1))
+            .is_some_and(|(a, _)| a == 1)
+    }
+
     fn operand(&mut self, n: &Node, v: ValueId) -> Result<Operand, Why> {
         match self.rep[v.0 as usize].clone() {
             Some(Rep::Deq(Deq { q, pure: Some(quant), direct, .. })) => {
@@ -162,13 +175,16 @@ impl Lower<'_> {
     /// `com.microsoft` QLinearAdd and QLinearMul: A, A_scale, A_zero_point, B, .., C_scale, C_zero_point.
     pub(super) fn qlinear_binary(&mut self, n: &Node) -> Result<(), Why> {
         let (a, b, out) = (self.arg(n, 0)?, self.arg(n, 3)?, self.out(n, 0)?);
-        let (qa, qb, qy) = (self.quant_at(n, 1)?, self.quant_at(n, 4)?, self.quant_at(n, 6)?);
+        let (mut qa, mut qb, qy) = (self.quant_at(n, 1)?, self.quant_at(n, 4)?, self.quant_at(n, 6)?);
         let (da, db) = (self.g.ty(n, 0)?.dtype, self.g.ty(n, 3)?.dtype);
         if da != db || !da.is_int8() {
             return why!("{} of {da} and {db}; two u8 or two i8 are supported", n.op);
         }
+        let (mut a, mut b) = (self.tensor(a)?, self.tensor(b)?);
+        if self.scalar_first(a, b) {
+            (a, b, qa, qb) = (b, a, qb, qa);
+        }
         let rule = if n.op == "QLinearAdd" { qlinear_add(qa, qb, qy) } else { qlinear_mul(qa, qb, qy) };
-        let (a, b) = (self.tensor(a)?, self.tensor(b)?);
         let output = self.declare(out, Some(qy));
         self.push(vec![n.name.clone()], Op::Binary(Binary { a, b, output, rule }));
         self.set(out, Rep::Tensor(output));

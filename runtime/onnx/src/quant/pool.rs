@@ -94,21 +94,6 @@ impl Lower<'_> {
         let [rows, columns] = resize::linear(self.g, n, &self.g.ty(n, 0)?.shape)?;
         let spent = rows.len() + columns.len();
         self.spend(spent)?;
-        // ONNX Runtime drops DQ and Q around a Resize only where both have the same parameters.
-        let same = self.deq(x).filter(|d| d.direct).and_then(|d| {
-            let quant = d.pure?;
-            let after = self.after(out)?;
-            let dtype = self.q.value(d.q).dtype;
-            (after.quant == quant && after.dtype == dtype && dtype.int8_range() == Some(after.clamp))
-                .then_some((d.q, after))
-        });
-        if let Some((input, after)) = same {
-            let mut names = vec![n.name.clone()];
-            names.extend(after.names.clone());
-            let output = self.take(&after);
-            self.push(names, Op::Bilinear(Bilinear { input, output, rows, columns }));
-            return Ok(());
-        }
         let input = self.tensor(x)?;
         let quant = self.q.value(input).quant;
         let output = self.declare(out, quant);

@@ -3,7 +3,7 @@
 use super::{Lower, Rep};
 use crate::error::{Why, why};
 use crate::import::graph::{Node, ValueId};
-use crate::import::infer::mean_axes;
+use crate::import::infer::{global_axes, mean_axes};
 use crate::import::views::{View, axis};
 use pilotlight_plan::{ArgMax, DType, Mean, MeanRule, Op, Quant, Softmax, SoftmaxRule, TensorId};
 
@@ -23,7 +23,7 @@ impl Lower<'_> {
         let shape = self.g.ty(n, 0)?.shape.clone();
         let global = n.op == "GlobalAveragePool";
         let axes: Vec<usize> =
-            if global { (2..shape.len()).collect() } else { mean_axes(self.g, n, shape.len())? };
+            if global { global_axes(n, shape.len())?.collect() } else { mean_axes(self.g, n, shape.len())? };
         let count = axes.iter().map(|&a| u64::from(shape[a])).product();
         let axes: Vec<u32> = axes.into_iter().map(|a| a as u32).collect();
         let from = self.deq(x).and_then(|d| Some((d.q, d.pure?, d.direct)));
@@ -54,14 +54,12 @@ impl Lower<'_> {
 
     /// `com.microsoft` QLinearGlobalAveragePool: X, x_scale, x_zero_point, y_scale, y_zero_point.
     pub(super) fn qlinear_mean(&mut self, n: &Node) -> Result<(), Why> {
-        if n.int("channels_last", 0)? != 0 {
-            return why!("channels_last is not supported; [N, C, H, W] is");
-        }
         let (x, out) = (self.arg(n, 0)?, self.out(n, 0)?);
         let shape = self.g.ty(n, 0)?.shape.clone();
         let (from, to) = (self.quant_at(n, 1)?, self.quant_at(n, 3)?);
-        let count = shape[2..].iter().map(|&d| u64::from(d)).product();
-        let axes = (2..shape.len() as u32).collect();
+        let axes = global_axes(n, shape.len())?;
+        let count = axes.clone().map(|d| u64::from(shape[d])).product();
+        let axes = axes.map(|d| d as u32).collect();
         let input = self.tensor(x)?;
         let output = self.declare(out, Some(to));
         let rule = integer(from, to, count);
