@@ -27,6 +27,10 @@
 //! # Ownership
 //! A slot belongs to exactly one hand, and the compiler sees to it: [`Lent::submit`] consumes the slot, so it
 //! cannot be written in flight; an output cannot be read before there is one.
+//!
+//! # Features
+//! `onnx`: [`onnx`](https://onnx.ai) files become plans (`pilotlight::onnx`). It brings a protobuf reader and minutes
+//! of compile time; firmware does without it.
 #![forbid(unsafe_code)]
 
 mod error;
@@ -45,6 +49,8 @@ mod system;
 pub use error::{CloseError, Failure, LendError, OpenError, PortError, SubmitError};
 pub use options::{DeviceKind, Options, Priority, Runner, Thread, Wait};
 pub use pilotlight_device as device;
+#[cfg(feature = "onnx")]
+pub use pilotlight_onnx as onnx;
 pub use pilotlight_plan::{DType, Plan, PlanError, Quant};
 pub use port::{Element, InputKind, Port, Ports};
 pub use report::{Energy, Report};
