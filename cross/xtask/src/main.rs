@@ -3,14 +3,19 @@
 
 mod abi;
 mod bless;
+mod c_programs;
+mod capi;
 mod ci;
+mod cross;
 mod deps;
 mod exact;
 mod fuzz;
 mod python;
 mod rivals;
 mod shell;
+mod sizes;
 mod soak;
+mod start;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -32,6 +37,16 @@ enum Command {
     Bless,
     /// Check that the C header and the exported symbols are the committed ones
     Abi(abi::Abi),
+    /// Test the C ABI from C and C++: misuse, memory, examples; plain, sanitized, under valgrind, installed
+    CapiTest,
+    /// Build for aarch64 and test under qemu: C ABI, golden outputs, every firmware crate
+    CrossTest,
+    /// Check Cross.toml without a container engine
+    CrossCheck,
+    /// Print the size of the firmware example by crate, and hold its budget
+    Sizes(sizes::Sizes),
+    /// Measure from process start to first output, beside ONNX Runtime's session creation
+    Start,
     /// Compare every model with ONNX Runtime, element by element
     Exact(exact::Exact),
     /// Measure Pilotlight, ONNX Runtime and tract in one run
@@ -48,6 +63,11 @@ fn main() -> ExitCode {
         Command::Deps => deps::run(),
         Command::Bless => bless::run(),
         Command::Abi(c) => c.run(),
+        Command::CapiTest => capi::test(),
+        Command::CrossTest => cross::test(),
+        Command::CrossCheck => cross::check(),
+        Command::Sizes(c) => c.run(),
+        Command::Start => start::measure(),
         Command::Exact(c) => c.run(),
         Command::Rivals(c) => c.run(),
         Command::Fuzz(c) => c.run(),

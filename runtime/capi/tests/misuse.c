@@ -482,11 +482,14 @@ static struct {
     pl_slot slot;
     pl_status close, release;
     atomic_int messages;
+    // The callback waits for it, so that it meets no other call of the test.
+    atomic_bool go;
 } seen;
 
 static void meddle(void *user, uint32_t level, const char *text) {
     if (user != &seen || level < PL_LOG_ERROR || level > PL_LOG_TRACE || strlen(text) > 511) abort();
     if (level == PL_LOG_TRACE) {
+        while (!atomic_load(&seen.go)) usleep(100);
         seen.close = pl_session_close(seen.session);
         seen.release = pl_release(seen.slot);
     }
@@ -500,7 +503,7 @@ TEST(calls_from_the_worker_thread) {
     seen.slot = lend(seen.session);
     GIVES(PL_OK, pl_log_set(meddle, &seen, PL_LOG_TRACE));
     GIVES(PL_OK, pl_submit(seen.slot));
-    // Until the callback has been called, so that no call on this thread has the slot meanwhile.
+    atomic_store(&seen.go, true);
     while (atomic_load(&seen.messages) == 0) usleep(1000);
     HOLDS(seen.close == PL_ERR_THREAD && seen.release == PL_ERR_STATE);
     GIVES(PL_OK, pl_wait(seen.slot));
@@ -513,6 +516,7 @@ TEST(calls_from_the_log_callback) {
     memset(&seen, 0, sizeof seen);
     seen.session = open_default();
     seen.slot = lend(seen.session);
+    atomic_store(&seen.go, true);
     GIVES(PL_OK, pl_log_set(meddle, &seen, PL_LOG_TRACE));
     GIVES(PL_OK, pl_submit(seen.slot));
     GIVES(PL_OK, pl_wait(seen.slot));
