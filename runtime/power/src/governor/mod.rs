@@ -9,8 +9,8 @@
 //! | settled | the clocks asked for have had time to take hold |
 //!
 //! One [`Observation`] a cycle goes in, one [`Decision`] comes out; nothing is allocated. It begins in the top
-//! cell, knows nothing of the workload, and learns: latency by structure and by count ([`latency`]), power by a
-//! correlated belief that the module rail corrects ([`field`]), tails by count ([`tail`]). It leaves a cell
+//! cell, knows nothing of the workload, and learns: latency by structure and by count, power by a
+//! correlated belief that the module rail corrects , tails by count. It leaves a cell
 //! when late cycles gather faster than the percentile allows, follows a workload that becomes slower or faster
 //! as a whole, and calls a budget infeasible when the fastest reachable cell and its neighbours miss it.
 
