@@ -9,5 +9,6 @@
 #![forbid(unsafe_code)]
 
 pub mod governor;
+pub mod meter;
 #[cfg(feature = "replay")]
 pub mod replay;
