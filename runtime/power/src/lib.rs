@@ -8,7 +8,12 @@
 #![cfg_attr(not(any(feature = "std", test)), no_std)]
 #![forbid(unsafe_code)]
 
+pub mod advice;
 pub mod governor;
+#[cfg(feature = "std")]
+pub mod line;
+#[cfg(feature = "live")]
+pub mod live;
 pub mod meter;
 #[cfg(feature = "replay")]
 pub mod replay;

@@ -104,7 +104,7 @@ impl Meter {
     /// }
     /// let report = meter.latest().expect("the first window has closed");
     /// assert_eq!(report.usage[0].inferences, 50);
-    /// assert_eq!(report.window.gross.0 / 1_000, 4_975); // it began half an averaging time late
+    /// assert_eq!(report.window.gross.0, 5_000_000);
     /// ```
     pub fn new(length: Micros, sensor: Sensor) -> Self {
         Self {
