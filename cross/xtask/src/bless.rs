@@ -7,7 +7,8 @@ use anyhow::{Context, Result};
 const PLANS: &[&str] = &["models/efficientnet-lite0", "models/digits"];
 
 /// Small models whose plans seed the fuzzing of the plan reader.
-const SEEDS: &[&str] = &["conv-001", "add-003", "gemm-005", "average-pool-001", "resize-003", "softmax-001", "concat-004"];
+const SEEDS: &[&str] =
+    &["conv-001", "add-003", "gemm-005", "average-pool-001", "resize-003", "softmax-001", "concat-004"];
 
 pub fn run() -> Result<()> {
     let pilotlight = shell::pilotlight()?;
@@ -18,7 +19,10 @@ pub fn run() -> Result<()> {
     // The cards list size and hash of each file.
     python::run(&["models/recipe.py", "cards"])?;
     for name in SEEDS {
-        let (model, plan) = (format!("models/conformance/qoperator/{name}.onnx"), format!("tests/fuzz/seeds/plan/{name}.plan"));
+        let (model, plan) = (
+            format!("models/conformance/qoperator/{name}.onnx"),
+            format!("tests/fuzz/seeds/plan/{name}.plan"),
+        );
         shell::run(program, &["compile", &model, "--output", &plan])?;
     }
     Ok(())

@@ -114,7 +114,10 @@ fn bench_ort(model: &str, threads: u32) -> Result<Figures> {
 
 /// Builds the program that times tract and gives its path.
 fn build_tract() -> Result<String> {
-    shell::run("cargo", &["build", "--profile", "rivals", "--package", "pilotlight-tests", "--bin", "time-tract"])?;
+    shell::run(
+        "cargo",
+        &["build", "--profile", "rivals", "--package", "pilotlight-tests", "--bin", "time-tract"],
+    )?;
     let target =
         std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| shell::root().join("target"), Into::into);
     let path = shell::root().join(target).join("rivals/time-tract");

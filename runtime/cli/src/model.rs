@@ -12,6 +12,8 @@ pub struct Model {
     pub path: PathBuf,
     /// The compiled network.
     pub plan: Plan,
+    /// Whether the file was a plan already.
+    pub is_plan: bool,
     /// The card in the same folder, if there is one.
     pub card: Option<Card>,
     /// Class names, empty without a card.
@@ -41,9 +43,10 @@ impl Model {
     /// Anything wrong with the file, named.
     pub fn open(path: &Path, options: &CompileOptions) -> Result<Self> {
         let (file, card) = resolve(path)?;
-        let plan = plan(&file, options)?;
+        let is_plan = is_plan(&file)?;
+        let plan = if is_plan { open_plan(&file, options)? } else { import(&file, options)? };
         let labels = card.as_ref().map_or(Ok(Vec::new()), Card::read_labels)?;
-        Ok(Self { path: file, plan, card, labels })
+        Ok(Self { path: file, plan, is_plan, card, labels })
     }
 }
 
@@ -62,18 +65,15 @@ pub fn resolve(path: &Path) -> Result<(PathBuf, Option<Card>)> {
     Ok((path.to_path_buf(), card))
 }
 
-/// The plan in a file, or the one that its ONNX model compiles to.
-fn plan(file: &Path, options: &CompileOptions) -> Result<Plan> {
-    if is_plan(file)? {
-        if !options.dims.is_empty() {
-            bail!(
-                "{}: a plan's dimensions are bound already; give --dim when compiling the ONNX model",
-                file.display()
-            );
-        }
-        return Plan::open(file).with_context(|| file.display().to_string());
+/// The plan in a file.
+fn open_plan(file: &Path, options: &CompileOptions) -> Result<Plan> {
+    if !options.dims.is_empty() {
+        bail!(
+            "{}: a plan's dimensions are bound already; give --dim when compiling the ONNX model",
+            file.display()
+        );
     }
-    import(file, options)
+    Plan::open(file).with_context(|| file.display().to_string())
 }
 
 /// Whether a file begins as a plan does.

@@ -7,10 +7,11 @@
 //! | 12..16 | length of the header, u32 |
 //! | 16..24 | length of the weights, u64 |
 //! | 24..32 | zero |
-//! | 32..64 | BLAKE3 of bytes 0..32 and of all bytes from 64 on |
+//! | 32..48 | XXH3-128 of bytes 0..32 and of all bytes from 64 on, little-endian |
+//! | 48..64 | zero |
 //! | 64.. | header, zeros up to a multiple of 64, weights |
 //!
-//! The hash finds damage; it proves no origin. A file is read whole, not mapped: a mapped file that another
+//! The hash finds damage and is fast; it proves no origin. A file is read whole, not mapped: a mapped file that another
 //! process shortens ends in SIGBUS, which a library cannot turn into an error, and reading five megabytes takes
 //! a millisecond or two.
 
@@ -94,7 +95,7 @@ impl Plan {
         bytes.resize(start, 0);
         bytes.extend_from_slice(&self.weights);
         let hash = hash(&bytes);
-        bytes[32..64].copy_from_slice(&hash);
+        bytes[32..PREAMBLE].copy_from_slice(&hash);
         bytes
     }
 
@@ -147,7 +148,7 @@ impl Plan {
 pub fn rehash(mut bytes: Vec<u8>) -> Vec<u8> {
     if bytes.len() >= PREAMBLE {
         let hash = hash(&bytes);
-        bytes[32..64].copy_from_slice(&hash);
+        bytes[32..PREAMBLE].copy_from_slice(&hash);
     }
     bytes
 }
@@ -196,17 +197,21 @@ fn header(bytes: &[u8]) -> Result<(Plan, usize), PlanError> {
     if bytes.len() as u64 != a.total {
         return Err(PlanError::Length { found: bytes.len() as u64, expected: a.total });
     }
-    if bytes[32..64] != hash(bytes) {
+    if bytes[32..PREAMBLE] != hash(bytes) {
         return Err(PlanError::Hash);
     }
     let plan = postcard::from_bytes(&bytes[PREAMBLE..PREAMBLE + a.header]).map_err(PlanError::Header)?;
     Ok((plan, a.start as usize))
 }
 
+/// The last 32 bytes of the preamble of a plan file.
 fn hash(bytes: &[u8]) -> [u8; 32] {
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(&bytes[..32]).update(&bytes[PREAMBLE..]);
-    *hasher.finalize().as_bytes()
+    let mut hasher = twox_hash::XxHash3_128::new();
+    hasher.write(&bytes[..32]);
+    hasher.write(&bytes[PREAMBLE..]);
+    let mut field = [0; 32];
+    field[..16].copy_from_slice(&hasher.finish_128().to_le_bytes());
+    field
 }
 
 #[cfg(test)]
