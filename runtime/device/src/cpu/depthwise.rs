@@ -76,9 +76,8 @@ pub(super) fn depthwise(
     let source = Source::new(plan, l, kh * kw);
     let signed = plan.tensor(c.input).dtype == DType::I8;
     let requant = matches!(l.epilogue, plan::Epilogue::Requant(_));
-    let fits = || (0..channels).all(|c| (0..kh * kw).all(|k| (-128..=127).contains(&source.weight(c, k))));
     let method = match kernels.depthwise {
-        Some(d) if requant && kh <= MAX_SLOTS && fits() => {
+        Some(d) if requant && kh <= MAX_SLOTS && source.terms() == 1 => {
             interleaved_method(plan, c, d, &source, &list, &input, signed)?
         }
         _ => plain_method(plan, c, &source, &list),
@@ -119,7 +118,8 @@ fn interleaved_method(
     let groups = kh.div_ceil(4);
     let rows = if c.window.dilation[0] == 1 { (4 * groups - kh) / sy + 1 } else { 1 };
     let one = groups * kw * 256;
-    let mut weights = Memory::new("packed weights", list.len() * rows * one)?;
+    let mut packed = Memory::new("packed weights", list.len() * rows * one)?;
+    let weights = packed.as_bytes_mut();
     let mut start = Memory::new("starts of sums", list.len() * BLOCK * 4)?;
     let bias = c.linear.bias.map(|b| plan.blob_i32(b));
     let zero = c.linear.input_zero + if signed { 128 } else { 0 };
@@ -134,13 +134,13 @@ fn interleaved_method(
                 bias.as_ref().map_or(0, |b| b[channel]).wrapping_sub(zero.wrapping_mul(source.sum(channel)));
             let at = (b * BLOCK + place) * 4;
             start.as_bytes_mut()[at..at + 4].copy_from_slice(&value.to_ne_bytes());
-            for r in 0..rows {
-                let out = &mut weights.as_bytes_mut()[(b * rows + r) * one..][..one];
-                for ky in 0..kh {
-                    let slot = ky + r * sy;
-                    for kx in 0..kw {
-                        let at = (slot / 4 * kw + kx) * 256 + place * 4 + slot % 4;
-                        out[at] = source.weight(channel, ky * kw + kx) as u8;
+            let own = &mut weights[b * rows * one..(b + 1) * rows * one];
+            for ky in 0..kh {
+                for kx in 0..kw {
+                    let w = source.weight(channel, ky * kw + kx) as u8;
+                    for r in 0..rows {
+                        let slot = ky + r * sy;
+                        own[r * one + (slot / 4 * kw + kx) * 256 + place * 4 + slot % 4] = w;
                     }
                 }
             }
@@ -149,7 +149,7 @@ fn interleaved_method(
     let mut blank = Memory::new("a row of zero points", input.width * input.strides.x + BLOCK)?;
     blank.as_bytes_mut().fill(c.linear.input_zero as u8);
     let flip = if signed { 0x80 } else { 0 };
-    Ok(Method::Interleaved { kernels, groups, rows, weights, start, blank, flip })
+    Ok(Method::Interleaved { kernels, groups, rows, weights: packed, start, blank, flip })
 }
 
 fn plain_method(plan: &Plan, c: &Conv, source: &Source<'_>, list: &[Block]) -> Method {

@@ -22,7 +22,7 @@ pub(super) fn kernels() -> Kernels {
         },
         max: avx512_rows::max,
         accumulate: super::avx2::accumulate,
-        quantise: super::avx2::quantise,
+        quantise: avx512_rows::quantise,
         depthwise: Some(DepthwiseKernels {
             interleave: avx512_depthwise::interleave,
             convolve: avx512_depthwise::convolve,

@@ -1,6 +1,6 @@
 //! AVX-512: requantisation and operations on rows of bytes.
 
-use super::{BLOCK, Combine, CombineRule, Grid, PANEL, Requant, Source, Target};
+use super::{BLOCK, Combine, CombineRule, Grid, PANEL, Quantise, Requant, Source, Target};
 use std::arch::x86_64::*;
 
 /// The lowest `n` bits set, `n` at most 64.
@@ -284,5 +284,58 @@ pub(super) unsafe fn max(flip: u8, grid: Grid, from: Source, to: Target) {
             }
             col += 64;
         }
+    }
+}
+
+/// # Safety
+/// As [`super::Kernels`].
+pub(super) unsafe fn quantise(q: &Quantise, count: usize, x: *const u8, from: usize, y: *mut u8, to: usize) {
+    // SAFETY: the caller's promise, passed on.
+    unsafe {
+        match (from, to) {
+            (4, 1) => quantise_floats::<1>(q, count, x, y),
+            (4, 4) => quantise_floats::<4>(q, count, x, y),
+            _ => super::avx2::quantise(q, count, x, from, y, to),
+        }
+    }
+}
+
+/// Neighbouring floats to bytes `TO` (1 or 4) apart.
+///
+/// # Safety
+/// As [`quantise`].
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+unsafe fn quantise_floats<const TO: usize>(q: &Quantise, count: usize, x: *const u8, y: *mut u8) {
+    let (lo, hi) = (_mm512_set1_ps(q.lo), _mm512_set1_ps(q.hi));
+    let (scale, inverse) = (_mm512_set1_ps(q.scale), _mm512_set1_ps(1.0 / q.scale));
+    let zero = _mm512_set1_epi32(q.zero);
+    let (half, near) = (_mm512_set1_ps(0.5), _mm512_set1_ps(1.0 / 4096.0));
+    // A product with the inverse instead of the quotient: below 512 it is off by less than 2^-13, which matters only
+    // close to a tie. There, and where the inverse is no normal number, divide.
+    let normal = (1.0 / q.scale).is_normal();
+    let mut i = 0;
+    while i < count {
+        let left = (count - i).min(16);
+        let lanes = ((1_u32 << left) - 1) as u16;
+        // SAFETY: lanes under the mask are inside.
+        let v = unsafe { _mm512_maskz_loadu_ps(lanes, x.add(i * 4).cast()) };
+        // Bounds second: NaN becomes the lower one.
+        let clamp = |t| _mm512_min_ps(_mm512_max_ps(t, lo), hi);
+        let mut t = clamp(_mm512_mul_ps(v, inverse));
+        let rounded = _mm512_roundscale_ps::<0>(t);
+        let distance = _mm512_abs_ps(_mm512_sub_ps(_mm512_abs_ps(_mm512_sub_ps(t, rounded)), half));
+        if !normal || _mm512_cmp_ps_mask::<_CMP_LT_OQ>(distance, near) & lanes != 0 {
+            t = clamp(_mm512_div_ps(v, scale));
+        }
+        let bytes = _mm512_add_epi32(_mm512_cvtps_epi32(t), zero);
+        // SAFETY: as above.
+        unsafe {
+            if TO == 1 {
+                _mm_mask_storeu_epi8(y.add(i).cast(), lanes, _mm512_cvtepi32_epi8(bytes));
+            } else {
+                _mm512_mask_storeu_epi8(y.add(i * 4).cast(), 0x1111_1111_1111_1111 & mask(left * 4), bytes);
+            }
+        }
+        i += 16;
     }
 }

@@ -254,19 +254,19 @@ pub(super) struct DepthwiseKernels {
     pub convolve: unsafe fn(&Depthwise),
 }
 
-/// What a thread's tile unit is configured for; all zero when it is released.
+/// How many rows a thread's tile unit is configured for; 0 when it is released.
 #[derive(Default)]
 pub(super) struct TileState {
     #[cfg(target_arch = "x86_64")]
-    rows: [u8; 2],
+    rows: u8,
 }
 
 impl TileState {
     /// Gives the tile unit back, so that the system need not save it.
     pub(super) fn release(&mut self) {
         #[cfg(target_arch = "x86_64")]
-        if self.rows != [0; 2] {
-            self.rows = [0; 2];
+        if self.rows != 0 {
+            self.rows = 0;
             // SAFETY: the rows are set only by the AMX kernel, so the machine has the tile unit.
             unsafe { amx::release() };
         }
