@@ -26,6 +26,10 @@ pub(crate) struct Waiting {
     pub(crate) sent: u32,
     /// When it was sent first, on the sender's clock.
     pub(crate) sent_at: u64,
+    /// When it was sent last.
+    pub(crate) last_sent: u64,
+    /// When it is sent again; a reminder of another time is void.
+    pub(crate) due: u64,
     pub(crate) settled: bool,
 }
 
@@ -168,6 +172,19 @@ impl Outbox {
         settled
     }
 
+    /// Messages of `boot` before place `end` that are not settled and were last sent before `time`, with their places.
+    pub(crate) fn overtaken(
+        &mut self,
+        boot: u32,
+        end: u64,
+        time: u64,
+    ) -> impl Iterator<Item = (u64, &mut Waiting)> {
+        let sent = end.saturating_sub(self.gone) as usize;
+        (self.gone..).zip(&mut self.queue).take(sent).filter(move |(_, waiting)| {
+            !waiting.settled && waiting.record.boot == boot && waiting.last_sent < time
+        })
+    }
+
     fn leave_settled(&mut self) {
         while self.queue.front().is_some_and(|waiting| waiting.settled) {
             self.queue.pop_front();
@@ -190,6 +207,6 @@ impl Outbox {
 
 impl Waiting {
     fn new(record: Record) -> Self {
-        Self { record, sent: 0, sent_at: 0, settled: false }
+        Self { record, sent: 0, sent_at: 0, last_sent: 0, due: 0, settled: false }
     }
 }

@@ -67,13 +67,13 @@ impl Timeout {
         }
     }
 
-    /// Microseconds after which the `attempt`th sending (from 1) is overdue: doubled each time, bounded.
+    /// Microseconds after which the `attempt`th sending (from 1) is overdue: the first two alike, then doubled, bounded.
     pub(crate) fn after(&self, attempt: u32) -> u64 {
         let base = match self.mean {
             None => Self::FIRST.as_micros() as f64,
             Some(mean) => (mean + 4.0 * self.deviation).max(Self::LEAST.as_micros() as f64),
         };
-        let doubled = base * f64::from(1u32 << attempt.saturating_sub(1).min(6));
+        let doubled = base * f64::from(1u32 << attempt.saturating_sub(2).min(6));
         doubled.min(Self::MOST.as_micros() as f64) as u64
     }
 }

@@ -15,6 +15,9 @@ use crate::pace::{Bucket, Timeout};
 /// Sequences in flight span fewer than this (PROTOCOL.md section 6).
 const SPAN: u32 = 512;
 
+/// A frame may overtake others that were sent this many microseconds before it.
+const REORDERING: u64 = 10_000;
+
 /// How a sender behaves.
 #[derive(Clone, Debug)]
 pub struct SenderConfig {
@@ -184,10 +187,12 @@ impl Sender {
             waiting.sent_at = now;
         }
         waiting.sent = waiting.sent.saturating_add(1);
-        let (attempt, record) = (waiting.sent, waiting.record.clone());
+        waiting.last_sent = now;
+        waiting.due = now + self.timeout.after(waiting.sent);
         if self.config.two_way {
-            self.overdue.push(Reverse((now + self.timeout.after(attempt), place)));
+            self.overdue.push(Reverse((waiting.due, place)));
         }
+        let record = waiting.record.clone();
         let highest = self.highest_sent.entry(record.boot).or_default();
         *highest = (*highest).max(record.sequence);
         let header = Header {
@@ -247,10 +252,10 @@ impl Sender {
     }
 
     fn due(&mut self, now: u64) -> Option<u64> {
-        // Settled or dropped messages leave their reminders behind.
+        // Settled, dropped and hastened messages leave old reminders behind.
         while let Some(&Reverse((at, place))) = self.overdue.peek() {
-            let gone = self.outbox.at(place).is_none_or(|waiting| waiting.settled);
-            if !gone {
+            let void = self.outbox.at(place).is_none_or(|waiting| waiting.settled || waiting.due != at);
+            if !void {
                 if at <= now {
                     return Some(place);
                 }
@@ -315,8 +320,11 @@ impl Sender {
             None | Some(0) => true,
             Some(ahead) => sequence <= highest && ahead <= 64 && ack.beyond >> (ahead - 1) & 1 == 1,
         };
-        let mut answered = None;
+        let (mut answered, mut latest) = (None, 0);
         let settled = self.outbox.settle(boot, self.unsent, stored, |waiting| {
+            if waiting.sent == 1 {
+                latest = latest.max(waiting.last_sent);
+            }
             if waiting.record.sequence == ack.echo && waiting.sent == 1 {
                 answered = Some(waiting.sent_at);
             }
@@ -327,6 +335,13 @@ impl Sender {
         if let Some(sent_at) = answered {
             self.timeout.learn(now.saturating_sub(sent_at));
             self.estimate(ack, sent_at, now);
+        }
+        // What was sent clearly before a message that arrived is lost: no need to wait until it is overdue.
+        for (place, waiting) in self.outbox.overtaken(boot, self.unsent, latest.saturating_sub(REORDERING)) {
+            if waiting.due > now {
+                waiting.due = now;
+                self.overdue.push(Reverse((now, place)));
+            }
         }
         // Boots that are done with take no memory.
         let here = |boot: &u32| *boot == self.boot || self.outbox.oldest_of(*boot).is_some();

@@ -45,7 +45,7 @@ pub struct Fleet {
     pub devices: u32,
     /// The boot number of each.
     pub boot: u32,
-    /// Reports that each device makes, besides one Hello and one Closing.
+    /// Reports that each device makes, besides a Hello, a Closing, and Events about its clock.
     pub reports: u32,
     /// Devices keep messages until they are acknowledged.
     pub two_way: bool,
@@ -62,7 +62,7 @@ pub struct Fleet {
 /// What the fleet did and what was done to it.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct FleetOutcome {
-    /// Messages made: Hellos, reports and Closings.
+    /// Messages made: Hellos, reports, Closings and what devices told of their clocks.
     pub made: u64,
     /// Frames that left the devices, repetitions included.
     pub sent: u64,
@@ -191,7 +191,10 @@ impl FaultyLink {
 
 struct Device {
     sender: Sender,
+    said_hello: bool,
     reports: u32,
+    said_closing: bool,
+    /// All is said, and acknowledged where that is wanted.
     closed: bool,
 }
 
@@ -242,8 +245,10 @@ impl Fleet {
             }
         }
         up.flush(|frame| send(&socket, self.collector, frame))?;
+        outcome.made = 0;
         for device in &mut devices {
             let counts = device.sender.counts();
+            outcome.made += u64::from(device.sender.last_sequence());
             outcome.sent += counts.sent;
             outcome.repeated += counts.repeated;
             outcome.acknowledged += counts.acknowledged;
@@ -263,7 +268,9 @@ impl Fleet {
             SenderConfig { two_way: self.two_way, frames_per_second: 1_000_000, burst: OUTBOX as u32 };
         Device {
             sender: Sender::new(&keys, self.boot, Outbox::new(OUTBOX), config),
+            said_hello: false,
             reports: 0,
+            said_closing: false,
             closed: false,
         }
     }
@@ -282,13 +289,17 @@ impl Fleet {
     ) -> io::Result<usize> {
         let room = device.sender.outbox().len() < OUTBOX / 2;
         let may = allowed.is_none_or(|allowed| outcome.made < allowed);
-        let made = u64::from(device.sender.last_sequence());
-        if made == 0 {
+        if !device.said_hello {
+            device.said_hello = true;
+            outcome.made += 1;
             self.hello(device)?;
         } else if device.reports < self.reports && room && may {
             device.reports += 1;
+            outcome.made += 1;
             push(device, &Message::Report(report(now, dice)))?;
-        } else if device.reports == self.reports && made == u64::from(self.reports) + 1 {
+        } else if device.reports == self.reports && !device.said_closing {
+            device.said_closing = true;
+            outcome.made += 1;
             let dropped = device.sender.counts().dropped;
             push(device, &Message::Closing(Closing { at: Micros(now), dropped, ..Closing::default() }))?;
             if !self.two_way {
@@ -301,15 +312,13 @@ impl Fleet {
                 }
             }
         }
-        outcome.made += u64::from(device.sender.last_sequence()) - made;
         let mut sent = 0;
         let mut frame = [0; MAX_FRAME];
         while let Some(length) = next(device, now, &mut frame)? {
             up.pass(&frame[..length], |bytes| send(socket, self.collector, bytes))?;
             sent += 1;
         }
-        let all_made = u64::from(device.sender.last_sequence()) == u64::from(self.reports) + 2;
-        device.closed |= all_made && device.sender.outbox().is_empty();
+        device.closed |= device.said_closing && device.sender.outbox().is_empty();
         Ok(sent)
     }
 
