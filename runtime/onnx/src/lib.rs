@@ -1,7 +1,7 @@
 //! INT8 ONNX models into plans.
 //!
-//! `model.onnx` -> [`import`](import::read) (nodes, types, shapes, constants) -> quantised graph (QDQ and QOperator
-//! become the same operations) -> fusion -> plan (places in memory). tract reads the protobuf and nothing else.
+//! `model.onnx` -> graph (nodes, types, shapes, constants) -> quantised graph (QDQ and QOperator become the same
+//! operations) -> fusion -> plan (places in memory). tract reads the protobuf and nothing else.
 //!
 //! **Not supported**: float models, control flow, external data, types other than f32, u8, i8, i32, i64,
 //! transformers' operators.

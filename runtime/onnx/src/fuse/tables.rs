@@ -1,9 +1,10 @@
 //! Functions of one 8-bit tensor become one table.
 
 use super::{as_table, compose, join, redirect};
+use crate::View;
 use crate::quant::from_bits;
 use crate::quant::qgraph::{Kind, QGraph};
-use pilotlight_plan::{BinaryKind, BinaryRule, DType, Op, Table, TensorId, math};
+use pilotlight_plan::{BinaryKind, BinaryRule, DType, Op, Remap, Table, TensorId, math};
 
 /// Composes chains of tables, drops those that change nothing, and makes a table of every combination of two
 /// functions of one tensor (x * sigmoid(x), or x and a constant).
@@ -21,6 +22,13 @@ pub(super) fn fuse(g: &mut QGraph) {
             }
             let before = producers[input.0 as usize].filter(|_| uses[input.0 as usize] == 1);
             if let Some(j) = before
+                && let Some(remap) = moved(g, &g.nodes[j].kind, output, table)
+            {
+                let (mut remap, bytes) = remap;
+                remap.table = Some(g.blobs.add(&bytes));
+                g.nodes[i].names = join(&g.nodes[j].names, &g.nodes[i].names);
+                g.nodes[i].kind = Kind::Op(Op::Remap(remap));
+            } else if let Some(j) = before
                 && let Some((source, first)) = as_table(g, &g.nodes[j].kind)
             {
                 let both = compose(first, table);
@@ -38,6 +46,18 @@ pub(super) fn fuse(g: &mut QGraph) {
         }
     }
     redirect(g, &same);
+}
+
+/// A move that must copy and the table behind it, as one operation that still lacks its table.
+fn moved(g: &QGraph, kind: &Kind, output: TensorId, table: &[u8]) -> Option<(Remap, Vec<u8>)> {
+    let Kind::View { input, view: View::Index(axes), fill, .. } = kind else { return None };
+    // A rising progression needs no copy: the table reads the strides.
+    let strided = |l: &Vec<i32>| l[0] >= 0 && l.windows(2).all(|w| w[1] > w[0] && w[1] - w[0] == l[1] - l[0]);
+    if !g.value(*input).dtype.is_int8() || axes.iter().flatten().all(strided) {
+        return None;
+    }
+    let fill = u64::from(table[(*fill & 0xff) as usize]);
+    Some((Remap { input: *input, output, axes: axes.clone(), fill, table: None }, table.to_vec()))
 }
 
 fn replace(g: &mut QGraph, i: usize, input: TensorId, output: TensorId, table: &[u8], names: Vec<String>) {

@@ -16,16 +16,26 @@ struct Operand {
 }
 
 /// The rule of ONNX Runtime's QLinearAdd.
-fn qlinear_add(a: Quant, b: Quant, y: Quant) -> BinaryRule {
+fn qlinear_add(a: Quant, b: Quant, y: Quant) -> Result<BinaryRule, Why> {
     let (ra, rb) = (a.scale / y.scale, b.scale / y.scale);
     let fix = y.zero_point as f32 - ra.mul_add(a.zero_point as f32, rb * b.zero_point as f32);
-    BinaryRule::QLinearAdd { ra, rb, fix }
+    finite(&[ra, rb, fix])?;
+    Ok(BinaryRule::QLinearAdd { ra, rb, fix })
+}
+
+/// Refuses scales whose ratios leave f32.
+fn finite(factors: &[f32]) -> Result<(), Why> {
+    match factors.iter().find(|f| !f.is_finite()) {
+        Some(f) => why!("scales whose ratio is {f}"),
+        None => Ok(()),
+    }
 }
 
 /// The rule of ONNX Runtime's QLinearMul.
-fn qlinear_mul(a: Quant, b: Quant, y: Quant) -> BinaryRule {
+fn qlinear_mul(a: Quant, b: Quant, y: Quant) -> Result<BinaryRule, Why> {
     let r = a.scale * b.scale / y.scale;
-    BinaryRule::QLinearMul { a_zero: a.zero_point, b_zero: b.zero_point, r, y_zero: y.zero_point }
+    finite(&[r])?;
+    Ok(BinaryRule::QLinearMul { a_zero: a.zero_point, b_zero: b.zero_point, r, y_zero: y.zero_point })
 }
 
 fn apply(op: &str, a: f32, b: f32) -> f32 {
@@ -64,8 +74,8 @@ impl Lower<'_> {
             let one_tensor = x.id == y.id || self.unary_of(n, a, b).is_some();
             if (exact && kind != BinaryKind::Sub) || !one_tensor {
                 let rule = match kind {
-                    BinaryKind::Add if exact => qlinear_add(x.quant, y.quant, after.quant),
-                    BinaryKind::Mul if exact => qlinear_mul(x.quant, y.quant, after.quant),
+                    BinaryKind::Add if exact => qlinear_add(x.quant, y.quant, after.quant)?,
+                    BinaryKind::Mul if exact => qlinear_mul(x.quant, y.quant, after.quant)?,
                     _ => BinaryRule::Dequantised { kind, a: x.quant, b: y.quant, output: after.quant },
                 };
                 let mut names = vec![n.name.clone()];
@@ -175,8 +185,9 @@ impl Lower<'_> {
     /// `com.microsoft` QLinearAdd and QLinearMul: A, A_scale, A_zero_point, B, .., C_scale, C_zero_point.
     pub(super) fn qlinear_binary(&mut self, n: &Node) -> Result<(), Why> {
         let (a, b, out) = (self.arg(n, 0)?, self.arg(n, 3)?, self.out(n, 0)?);
-        let (mut qa, mut qb, qy) = (self.quant_at(n, 1)?, self.quant_at(n, 4)?, self.quant_at(n, 6)?);
         let (da, db) = (self.g.ty(n, 0)?.dtype, self.g.ty(n, 3)?.dtype);
+        let (mut qa, mut qb, qy) =
+            (self.quant_at(n, 1, da)?, self.quant_at(n, 4, db)?, self.quant_at(n, 6, da)?);
         if da != db || !da.is_int8() {
             return why!("{} of {da} and {db}; two u8 or two i8 are supported", n.op);
         }
@@ -184,7 +195,7 @@ impl Lower<'_> {
         if self.scalar_first(a, b) {
             (a, b, qa, qb) = (b, a, qb, qa);
         }
-        let rule = if n.op == "QLinearAdd" { qlinear_add(qa, qb, qy) } else { qlinear_mul(qa, qb, qy) };
+        let rule = if n.op == "QLinearAdd" { qlinear_add(qa, qb, qy) } else { qlinear_mul(qa, qb, qy) }?;
         let output = self.declare(out, Some(qy));
         self.push(vec![n.name.clone()], Op::Binary(Binary { a, b, output, rule }));
         self.set(out, Rep::Tensor(output));

@@ -126,13 +126,14 @@ impl Lower<'_> {
         let a = self.arg(n, 0)?;
         let (a, b, qa, qb, to) = match n.op.as_str() {
             "QLinearMatMul" => {
-                let qa = (vec![self.scale(n, 1)?], self.zeros(n, 2)?);
-                let qb = (self.scales(n, 4)?, self.zeros(n, 5)?);
-                let dtype = self.g.ty(n, 0)?.dtype;
-                (self.tensor(a)?, self.tensor(b)?, qa, qb, To::Quant(self.quant_at(n, 6)?, dtype))
+                let (dtype, db) = (self.g.ty(n, 0)?.dtype, self.g.ty(n, 3)?.dtype);
+                let qa = (vec![self.scale(n, 1)?], self.zeros(n, 2, dtype)?);
+                let qb = (self.scales(n, 4)?, self.zeros(n, 5, db)?);
+                (self.tensor(a)?, self.tensor(b)?, qa, qb, To::Quant(self.quant_at(n, 6, dtype)?, dtype))
             }
             "MatMulInteger" => {
-                let (za, zb) = (self.zeros(n, 2)?, self.zeros(n, 3)?);
+                let (da, db) = (self.g.ty(n, 0)?.dtype, self.g.ty(n, 1)?.dtype);
+                let (za, zb) = (self.zeros(n, 2, da)?, self.zeros(n, 3, db)?);
                 (self.tensor(a)?, self.tensor(b)?, (vec![1.0], za), (vec![1.0], zb), To::Raw)
             }
             _ => {
@@ -182,8 +183,9 @@ impl Lower<'_> {
     /// The parts of a QLinear form.
     fn qlinear(&mut self, n: &Node, s: Slots) -> Result<(TensorId, Parts), Why> {
         let w = self.g.constant(n, s.w)?.ok_or("the weights are missing")?.clone();
+        let dtype = self.g.ty(n, 0)?.dtype;
         let to = match n.input(s.y) {
-            Some(_) => To::Quant(self.quant_at(n, s.y)?, self.g.ty(n, 0)?.dtype),
+            Some(_) => To::Quant(self.quant_at(n, s.y, dtype)?, dtype),
             None => To::Follow,
         };
         let bias = match self.g.constant(n, s.bias)? {
@@ -192,10 +194,10 @@ impl Lower<'_> {
             Some(b) => return why!("a bias of {}; i32 is needed", b.ty.dtype),
         };
         let parts = Parts {
-            x: self.quant_at(n, 1)?,
-            w,
+            x: self.quant_at(n, 1, dtype)?,
             w_scale: self.scales(n, s.w + 1)?,
-            w_zero: self.zeros(n, s.w + 2)?,
+            w_zero: self.zeros(n, s.w + 2, w.ty.dtype)?,
+            w,
             bias,
             to,
         };
@@ -205,11 +207,12 @@ impl Lower<'_> {
 
     /// The parts of ConvInteger and MatMulInteger.
     fn integer(&mut self, n: &Node) -> Result<(TensorId, Parts), Why> {
+        let w = self.g.constant(n, 1)?.ok_or("the weights are missing")?.clone();
         let parts = Parts {
-            x: Quant { scale: 1.0, zero_point: self.zero(n, 2)? },
-            w: self.g.constant(n, 1)?.ok_or("the weights are missing")?.clone(),
+            x: Quant { scale: 1.0, zero_point: self.zero(n, 2, self.g.ty(n, 0)?.dtype)? },
             w_scale: vec![1.0],
-            w_zero: self.zeros(n, 3)?,
+            w_zero: self.zeros(n, 3, w.ty.dtype)?,
+            w,
             bias: None,
             to: To::Raw,
         };
@@ -282,6 +285,9 @@ impl Lower<'_> {
         if p.w_zero.len() != 1 && p.w_zero.len() != outputs as usize {
             return why!("{} zero points for {outputs} outputs", p.w_zero.len());
         }
+        if !p.w.ty.dtype.is_int8() {
+            return why!("weights of {}; u8 and i8 are supported", p.w.ty.dtype);
+        }
         let bias = match &p.bias {
             None => None,
             Some(b) if b.len() == outputs as usize => Some(self.q.blobs.ints(b)),
@@ -321,7 +327,7 @@ impl Lower<'_> {
                 let Some((lo, hi)) = dtype.int8_range() else {
                     return why!("an input of {dtype}; u8 and i8 are supported");
                 };
-                let scale = self.scaled(p, Some(y.scale));
+                let scale = self.scaled(p, Some(y.scale))?;
                 let r = Requant { scale, zero: y.zero_point, dtype: *dtype, lo, hi, post: vec![] };
                 (self.declare(out, Some(*y)), Epilogue::Requant(r))
             }
@@ -329,7 +335,7 @@ impl Lower<'_> {
                 Some(after) => {
                     names.extend(after.names.clone());
                     let y = after.quant;
-                    let scale = self.scaled(p, Some(y.scale));
+                    let scale = self.scaled(p, Some(y.scale))?;
                     let (lo, hi) = after.clamp;
                     let r = Requant { scale, zero: y.zero_point, dtype: after.dtype, lo, hi, post: vec![] };
                     let output = self.take(&after);
@@ -340,7 +346,7 @@ impl Lower<'_> {
                     return why!("no QuantizeLinear behind it: ONNX Runtime computes it in float");
                 }
                 None => {
-                    let scale = self.scaled(p, None);
+                    let scale = self.scaled(p, None)?;
                     (self.declare(out, None), Epilogue::Float { scale })
                 }
             },
@@ -363,8 +369,11 @@ impl Lower<'_> {
     }
 
     /// `f32(x_scale * w_scale[c])`, divided by the output's scale where there is one.
-    fn scaled(&mut self, p: &Parts, y: Option<f32>) -> Blob {
+    fn scaled(&mut self, p: &Parts, y: Option<f32>) -> Result<Blob, Why> {
         let v: Vec<f32> = p.w_scale.iter().map(|w| y.map_or(p.x.scale * w, |y| p.x.scale * w / y)).collect();
-        self.q.blobs.floats(&v)
+        match v.iter().find(|s| !s.is_finite()) {
+            Some(bad) => why!("scales whose product and ratio is {bad}"),
+            None => Ok(self.q.blobs.floats(&v)),
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! Stage "quant": QDQ and QOperator models become the same integer operations.
 //!
-//! A float value that stands on an 8-bit tensor is not computed but remembered ([`Deq`]): as a table from that
+//! A float value that stands on an 8-bit tensor is not computed but remembered (`Deq`): as a table from that
 //! tensor's 256 values to floats. Unary functions change the table, moves go to the integers below, a
 //! QuantizeLinear turns it into an 8-bit table (or into nothing). Operations with an integer form take the
 //! integers, when the QuantizeLinear behind them allows it, as ONNX Runtime's fusions do; all others get the
@@ -12,6 +12,7 @@ mod moves;
 mod pool;
 mod propagate;
 pub mod qgraph;
+mod real;
 mod reduce;
 mod unary;
 pub(crate) mod visit;
@@ -275,10 +276,13 @@ impl<'g> Lower<'g> {
         }
     }
 
-    /// The zero points of a constant input; 0 where it is left out.
-    fn zeros(&self, n: &Node, i: usize) -> Result<Vec<i32>, Why> {
+    /// The zero points of a constant input, of the type of the values; 0 where it is left out.
+    fn zeros(&self, n: &Node, i: usize, dtype: DType) -> Result<Vec<i32>, Why> {
         match self.g.constant(n, i)? {
             None => Ok(vec![0]),
+            Some(c) if c.ty.dtype != dtype => {
+                why!("a zero point of {} for values of {dtype}; both must have one type", c.ty.dtype)
+            }
             Some(c) => match c.to_ints()? {
                 v if v.is_empty() => why!("input {i} (a zero point) is empty"),
                 v => Ok(v.into_iter().map(|z| z as i32).collect()),
@@ -286,16 +290,16 @@ impl<'g> Lower<'g> {
         }
     }
 
-    fn zero(&self, n: &Node, i: usize) -> Result<i32, Why> {
-        match self.zeros(n, i)?[..] {
+    fn zero(&self, n: &Node, i: usize, dtype: DType) -> Result<i32, Why> {
+        match self.zeros(n, i, dtype)?[..] {
             [z] => Ok(z),
             ref many => why!("input {i} holds {} zero points, one is needed", many.len()),
         }
     }
 
-    /// Scale at input `i`, zero point behind it.
-    fn quant_at(&self, n: &Node, i: usize) -> Result<Quant, Why> {
-        Ok(Quant { scale: self.scale(n, i)?, zero_point: self.zero(n, i + 1)? })
+    /// Scale at input `i`, zero point of values of `dtype` behind it.
+    fn quant_at(&self, n: &Node, i: usize, dtype: DType) -> Result<Quant, Why> {
+        Ok(Quant { scale: self.scale(n, i)?, zero_point: self.zero(n, i + 1, dtype)? })
     }
 
     /// The quantisation behind a value, if that is all that reads it.
@@ -319,9 +323,9 @@ impl<'g> Lower<'g> {
         if n.op != "QuantizeLinear" || self.scales(n, 1).ok()?.len() != 1 {
             return None;
         }
-        let quant = self.quant_at(n, 1).ok()?;
         let out = n.outputs.first().copied().flatten()?;
         let dtype = self.g.value(out).ty.as_ref()?.dtype;
+        let quant = self.quant_at(n, 1, dtype).ok()?;
         let (lo, hi) = dtype.int8_range()?;
         let clamp = match clip {
             None => (lo, hi),
@@ -356,9 +360,9 @@ impl<'g> Lower<'g> {
             return why!("quantises {dtype}; f32 is supported");
         }
         let scales = self.scales(n, 1)?;
-        let zeros = self.zeros(n, 2)?;
+        let zeros = self.zeros(n, 2, to)?;
         if let (Some(d), [_]) = (self.deq(x).cloned(), &scales[..]) {
-            let quant = self.quant_at(n, 1)?;
+            let quant = self.quant_at(n, 1, to)?;
             let table: Vec<u8> = d
                 .lut
                 .iter()
@@ -397,7 +401,10 @@ impl<'g> Lower<'g> {
         if n.int("block_size", 0)? != 0 {
             return why!("blocked quantisation is not supported");
         }
-        let (scale, zero) = (self.scales(n, 1)?, self.zeros(n, 2)?);
+        let (scale, zero) = (self.scales(n, 1)?, self.zeros(n, 2, ty.dtype)?);
+        if ty.dtype == DType::I32 && zero.iter().any(|&z| z != 0) {
+            return why!("i32 values with zero points {zero:?}; 0 is supported");
+        }
         let along = if scale.len() == 1 { 0 } else { axis(n.int("axis", 1)?, ty.shape.len())? };
         if scale.len() != 1 && scale.len() != ty.shape[along] as usize {
             return why!("{} scales along an extent of {}", scale.len(), ty.shape[along]);

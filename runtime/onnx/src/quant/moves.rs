@@ -257,8 +257,8 @@ impl Lower<'_> {
     /// `com.microsoft` QLinearConcat: Y_scale, Y_zero_point, then X, x_scale, x_zero_point of each part.
     pub(super) fn qlinear_concat(&mut self, n: &Node) -> Result<(), Why> {
         let out = self.out(n, 0)?;
-        let to = self.quant_at(n, 0)?;
         let ty = self.g.ty(n, 2)?.clone();
+        let to = self.quant_at(n, 0, ty.dtype)?;
         let Some((lo, hi)) = ty.dtype.int8_range() else {
             return why!("{} of {}; u8 and i8 are supported", n.op, ty.dtype);
         };
@@ -266,7 +266,7 @@ impl Lower<'_> {
         let mut inputs = vec![];
         for i in (2..n.inputs.len()).step_by(3) {
             let x = self.arg(n, i)?;
-            let from = self.quant_at(n, i + 1)?;
+            let from = self.quant_at(n, i + 1, ty.dtype)?;
             let id = self.tensor(x)?;
             let table: Vec<u8> = if from == to {
                 (0..=255).collect()

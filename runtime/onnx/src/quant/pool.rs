@@ -11,7 +11,18 @@ impl Lower<'_> {
         if n.int("channels_last", 0)? != 0 {
             return why!("channels_last is not supported; [N, C, H, W] is");
         }
-        Ok(window::slide(n, &self.g.ty(n, 0)?.shape, None)?.window)
+        let shape = &self.g.ty(n, 0)?.shape;
+        let slide = window::slide(n, shape, None)?;
+        let w = slide.window;
+        let extents = if shape.len() == 4 { [shape[2], shape[3]] } else { [1, shape[2]] };
+        for (d, &extent) in extents.iter().enumerate() {
+            let last = u64::from(slide.out[d] - 1) * u64::from(w.stride[d]);
+            let first_reaches = u64::from(w.pads[d]) < u64::from(w.dilation[d]) * u64::from(w.kernel[d]);
+            if last >= u64::from(extent) + u64::from(w.pads[d]) || !first_reaches {
+                return why!("pads {:?} so wide that a window holds nothing else", w.pads);
+            }
+        }
+        Ok(w)
     }
 
     pub(super) fn max_pool(&mut self, n: &Node) -> Result<(), Why> {
@@ -75,7 +86,8 @@ impl Lower<'_> {
     pub(super) fn qlinear_average_pool(&mut self, n: &Node) -> Result<(), Why> {
         let (x, out) = (self.arg(n, 0)?, self.out(n, 0)?);
         let window = self.window(n)?;
-        let (from, to) = (self.quant_at(n, 1)?, self.quant_at(n, 3)?);
+        let dtype = self.g.ty(n, 0)?.dtype;
+        let (from, to) = (self.quant_at(n, 1, dtype)?, self.quant_at(n, 3, dtype)?);
         let rule = PoolRule::Mean8 { input: from, output: to, count_pads: self.count_pads(n)? };
         let input = self.tensor(x)?;
         let output = self.declare(out, Some(to));

@@ -1,6 +1,6 @@
 //! Means over whole dimensions, softmax, argmax.
 
-use super::{Lower, Rep};
+use super::{Lower, Rep, real};
 use crate::error::{Why, why};
 use crate::import::graph::{Node, ValueId};
 use crate::import::infer::{global_axes, mean_axes};
@@ -56,7 +56,8 @@ impl Lower<'_> {
     pub(super) fn qlinear_mean(&mut self, n: &Node) -> Result<(), Why> {
         let (x, out) = (self.arg(n, 0)?, self.out(n, 0)?);
         let shape = self.g.ty(n, 0)?.shape.clone();
-        let (from, to) = (self.quant_at(n, 1)?, self.quant_at(n, 3)?);
+        let dtype = self.g.ty(n, 0)?.dtype;
+        let (from, to) = (self.quant_at(n, 1, dtype)?, self.quant_at(n, 3, dtype)?);
         let axes = global_axes(n, shape.len())?;
         let count = axes.clone().map(|d| u64::from(shape[d])).product();
         let axes = axes.map(|d| d as u32).collect();
@@ -100,7 +101,8 @@ impl Lower<'_> {
     pub(super) fn qlinear_softmax(&mut self, n: &Node) -> Result<(), Why> {
         let (x, out) = (self.arg(n, 0)?, self.out(n, 0)?);
         let at = self.softmax_axis(n, n.int("opset", self.g.opset)?)?;
-        let (from, to) = (self.quant_at(n, 1)?, self.quant_at(n, 3)?);
+        let dtype = self.g.ty(n, 0)?.dtype;
+        let (from, to) = (self.quant_at(n, 1, dtype)?, self.quant_at(n, 3, dtype)?);
         let input = self.tensor(x)?;
         let rule = self.softmax_rule(n, at, self.q.value(input).dtype, from, to)?;
         self.softmax_to(n, input, out, Some(to), at, rule)
@@ -166,11 +168,11 @@ impl Lower<'_> {
         };
         let scale = f64::from(from.scale);
         // The sum of all exponentials must stay below the largest float.
-        let room = f64::from(f32::MAX / count as f32).ln();
+        let room = real::ln(f64::from(f32::MAX / count as f32));
         let shift = (room - 5.0).max(0.0) / scale;
         let mut table = [0_f32; 256];
-        for (i, _) in (0..256).enumerate() {
-            let e = ((i as f64 - 255.0 + shift) * scale).exp() as f32;
+        for i in 0..256 {
+            let e = real::exp((i as f64 - 255.0 + shift) * scale) as f32;
             table[if dtype == DType::I8 { (i + 128) % 256 } else { i }] = e;
         }
         let table = self.q.blobs.floats(&table);

@@ -84,7 +84,7 @@ impl Lower<'_> {
             return why!("{} of {dtype}; u8 and i8 are supported", n.op);
         };
         let f = function(self.g, n)?;
-        let (from, to) = (self.quant_at(n, 1)?, self.quant_at(n, 3)?);
+        let (from, to) = (self.quant_at(n, 1, dtype)?, self.quant_at(n, 3, dtype)?);
         let table: Vec<u8> = dequantised(dtype, from)
             .iter()
             .map(|&v| math::quantize(math::apply(f, v), to.scale, to.zero_point, lo, hi) as u8)
