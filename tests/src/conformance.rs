@@ -26,6 +26,10 @@ pub struct Case {
     steps: f64,
     #[serde(default)]
     ulp: u32,
+    #[serde(default)]
+    rtol: f64,
+    #[serde(default)]
+    atol: f64,
     dims: Option<String>,
 }
 
@@ -114,7 +118,11 @@ fn compare(case: &Case, name: &str, got: &Array, want: &Array) -> Result<(), Str
         let (g, w) = (got.value(i), want.value(i));
         let near = match got.dtype {
             _ if bits(got) == bits(want) => true,
-            DType::F32 => (g.is_nan() && w.is_nan()) || g == w || ulps(g as f32, w as f32) <= case.ulp,
+            DType::F32 => {
+                (g.is_nan() && w.is_nan())
+                    || ulps(g as f32, w as f32) <= case.ulp
+                    || (g - w).abs() <= case.atol + case.rtol * w.abs()
+            }
             _ => (g - w).abs() <= case.steps,
         };
         if !near {

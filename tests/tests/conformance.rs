@@ -1,24 +1,29 @@
-//! Runs every conformance case on the reference device and on the CPU device.
+//! Runs every conformance case on the reference device and on the CPU device with every instruction set that this
+//! machine has.
 //!
 //! `cargo test --test conformance [-- WORD]`: only cases whose `suite/name` holds WORD, each with its outcome.
 
 #![forbid(unsafe_code)]
 
-use pilotlight_device::{Cpu, CpuOptions, Device, Reference};
+use pilotlight_device::{Cpu, CpuOptions, Device, Isa, Reference};
 use pilotlight_tests::conformance::{Outcome, SUITES, index, run};
 use std::collections::BTreeMap;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let word = std::env::args().skip(1).find(|a| !a.starts_with('-'));
-    let cpu = match Cpu::new(CpuOptions::default()) {
-        Ok(cpu) => cpu,
-        Err(error) => {
-            eprintln!("{error}");
-            return ExitCode::FAILURE;
+    let mut devices: Vec<(String, Box<dyn Device>)> = vec![("reference".into(), Box::new(Reference))];
+    for isa in Isa::available() {
+        // Two threads with the fastest set: the last one.
+        let threads = if Some(&isa) == Isa::available().last() { 2 } else { 1 };
+        match Cpu::new(CpuOptions { threads, isa: Some(isa) }) {
+            Ok(cpu) => devices.push((cpu.describe(), Box::new(cpu))),
+            Err(error) => {
+                eprintln!("{error}");
+                return ExitCode::FAILURE;
+            }
         }
-    };
-    let devices: [(&str, &dyn Device); 2] = [("reference", &Reference), ("cpu", &cpu)];
+    }
     let (mut passed, mut failed) = (0, 0);
     let mut refused: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for suite in SUITES {
@@ -29,8 +34,8 @@ fn main() -> ExitCode {
                 continue;
             }
             cases += 1;
-            for (device_name, device) in devices {
-                match run(device, suite, &case) {
+            for (device_name, device) in &devices {
+                match run(device.as_ref(), suite, &case) {
                     Outcome::Passed => {
                         passed += 1;
                         here += 1;

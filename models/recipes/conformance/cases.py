@@ -168,7 +168,7 @@ class Suite:
         Path(f"{base}.onnx").write_bytes(model.SerializeToString(deterministic=True))
         for kind, arrays in (("in", inputs), ("out", outputs)):
             for i, array in enumerate(arrays):
-                np.save(f"{base}.{kind}{i}.npy", array)
+                np.save(f"{base}.{kind}{i}.npy", np.asarray(array, order="C"))
         self.entries.append(entry)
 
     def close(self):

@@ -75,7 +75,9 @@ pub(crate) fn views(g: &Graph, n: &Node, output: usize) -> Result<Option<Vec<Vie
         }
         "Reshape" => vec![View::Reshape(reshape(g, n, &shape)?)],
         "Flatten" => {
-            let a = axis(n.int("axis", 1)?, rank + 1)?;
+            // The rank itself is allowed (everything goes into the rows); a negative axis counts from the rank.
+            let a = n.int("axis", 1)?;
+            let a = axis(a, if a < 0 { rank } else { rank + 1 })?;
             vec![View::Reshape(vec![product(&shape[..a])?, product(&shape[a..])?])]
         }
         "Squeeze" | "Unsqueeze" => vec![View::Reshape(squeeze(g, n, &shape)?)],
