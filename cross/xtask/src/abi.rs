@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
 
-#[derive(clap::Args)]
+#[derive(Default, clap::Args)]
 pub struct Abi {
     /// Rewrite the header and the symbol list
     #[arg(long)]

@@ -1,7 +1,7 @@
 //! The checks that every change must pass.
 
 use crate::shell::{self, run};
-use crate::{deps, python};
+use crate::{abi, capi, cross, deps, python, sizes};
 use anyhow::{Result, bail};
 use std::time::Instant;
 
@@ -26,6 +26,13 @@ const CHECKS: &[Check] = &[
     Check { name: "doc", run: doc },
     Check { name: "first-run", run: first_run },
     Check { name: "models", run: models },
+    Check { name: "abi", run: || abi::Abi::default().run() },
+    Check { name: "capi", run: capi::test },
+    Check { name: "sizes", run: || sizes::Sizes::default().run() },
+    Check { name: "cross-check", run: cross::check },
+    Check { name: "cross-test", run: cross::test },
+    Check { name: "cross-plans", run: cross_plans },
+    Check { name: "no-std", run: no_std },
     Check { name: "deny", run: deny },
 ];
 
@@ -87,6 +94,20 @@ fn first_run() -> Result<()> {
 /// The conformance cases come out of their generator byte for byte.
 fn models() -> Result<()> {
     python::run(&["models/recipe.py", "conformance", "--check"])
+}
+
+/// Importer and conformance on aarch64: the same models give the same plans, the same plans the same bits.
+fn cross_plans() -> Result<()> {
+    run("bash", &["cross/toolchain.sh", "setup"])?;
+    let tests = ["--package", "pilotlight-tests", "--test", "conformance", "--test", "models"];
+    run("bash", &[&["cross/toolchain.sh", "cargo", "test", "--locked"], &tests[..]].concat())
+}
+
+/// Crates without an operating system under them.
+fn no_std() -> Result<()> {
+    run("bash", &["cross/toolchain.sh", "setup", "--no-std"])?;
+    let crates = ["--package", "pilotlight-units", "--package", "pilotlight-wire"];
+    run("bash", &[&["cross/toolchain.sh", "nostd", "thumbv7em-none-eabi", "--locked"], &crates[..]].concat())
 }
 
 fn deny() -> Result<()> {

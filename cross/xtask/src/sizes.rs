@@ -12,7 +12,7 @@ use std::path::Path;
 /// program (683 KB for an empty one on Debian 12) is not ours to shrink there.
 const BUDGET: u64 = 1_500_000;
 
-#[derive(clap::Args)]
+#[derive(Default, clap::Args)]
 pub struct Sizes {
     /// For aarch64, with cross/toolchain.sh
     #[arg(long)]
