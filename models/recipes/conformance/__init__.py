@@ -5,10 +5,10 @@ import tempfile
 from pathlib import Path
 
 from .. import reference
-from . import arith, cases, elementwise, movement, networks, onnx_node, qdq, qdq_unary
+from . import arith, cases, edges, elementwise, movement, networks, onnx_node, qdq, qdq_unary
 
 SUITES = {
-    "qoperator": (arith, elementwise, movement),
+    "qoperator": (arith, elementwise, movement, edges),
     "qdq": (qdq, qdq_unary),
     "network": (networks,),
     "onnx-node": (onnx_node,),

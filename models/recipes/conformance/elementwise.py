@@ -112,7 +112,9 @@ def pool_shape(rng, index):
         elif mode.startswith("SAME"):
             pads = rules.same_pads(shape[2:], kernel, strides, (1, 1), mode == "SAME_UPPER")
         ceil = mode in ("none", "same", "asymmetric") and bool(rng.integers(2))
-        if max(kernel) > min(shape[2:]) or np.prod(shape) > 3000:
+        # Where a stride exceeds the kernel, SAME would need negative pads, which ONNX does not define.
+        gaps = mode.startswith("SAME") and any(s > k for s, k in zip(strides, kernel))
+        if gaps or max(kernel) > min(shape[2:]) or np.prod(shape) > 3000:
             continue
         attributes = {"kernel_shape": kernel, "strides": strides}
         attributes |= {"auto_pad": mode} if mode.isupper() else {"pads": pads}

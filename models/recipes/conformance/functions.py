@@ -6,6 +6,8 @@ rounded sigmoid is not the same: it differs by up to 2e-7, which now and then mo
 
 import numpy as np
 
+from .rules import fma
+
 F = np.float32
 LOGISTIC_P = [
     4.37031012579801e-11,
@@ -32,13 +34,6 @@ TANH_P = [
     4.89352455891786e-03,
 ]
 TANH_Q = [1.19825839466702e-06, 1.18534705686654e-04, 2.26843463243900e-03, 4.89352518554385e-03]
-
-
-def fma(a, b, c):
-    """a * b + c rounded once to f32. The product is exact in 64 bits of mantissa; rounding the sum there first
-    is harmless but for ties that no value here meets."""
-    wide = np.longdouble
-    return (a.astype(wide) * b.astype(wide) + np.asarray(c).astype(wide)).astype(F)
 
 
 def _horner(coefficients, square):

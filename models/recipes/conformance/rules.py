@@ -73,13 +73,32 @@ def conv(x, x_zero, w, w_zero, bias, strides, pads, dilations, group):
     return acc
 
 
+def fma(a, b, c):
+    """a * b + c rounded once to f32. The product is exact in the 64-bit mantissa of a long double, and so is nearly
+    every sum; rounding the rest twice has not been seen to matter."""
+    wide = np.longdouble
+    return (np.asarray(a).astype(wide) * np.asarray(b).astype(wide) + np.asarray(c).astype(wide)).astype(F)
+
+
+def one_value_inside(a, b):
+    """Whether `a` has a single value along the innermost axis on which `b` has several."""
+    rank = max(a.ndim, b.ndim)
+    shapes = [(1,) * (rank - t.ndim) + t.shape for t in (a, b)]
+    for size_a, size_b in zip(*(s[::-1] for s in shapes)):
+        if (size_a, size_b) != (1, 1):
+            return size_a == 1
+    return False
+
+
 def add(a, a_scale, a_zero, b, b_scale, b_zero, c_scale, c_zero):
-    """QLinearAdd: (fix + a*ra) + b*rb with fix = c_zero - (ra*a_zero + rb*b_zero)."""
+    """QLinearAdd with fused multiply-adds: fix = c_zero - fma(ra, a_zero, rb * b_zero), then
+    rint(fma(a, ra, fma(b, rb, fix))). The operand that holds one value along the inner axis takes the part of b."""
+    if one_value_inside(a, b):
+        return add(b, b_scale, b_zero, a, a_scale, a_zero, c_scale, c_zero)
     ra, rb = F(a_scale) / F(c_scale), F(b_scale) / F(c_scale)
-    fix = F(c_zero) - (ra * F(a_zero) + rb * F(b_zero))
+    fix = F(c_zero) - fma(ra, F(a_zero), rb * F(b_zero))
     low, high = bounds(a.dtype)
-    value = (fix + a.astype(F) * ra) + b.astype(F) * rb
-    return np.rint(np.clip(value, low, high)).astype(a.dtype)
+    return np.rint(np.clip(fma(a, ra, fma(b, rb, fix)), low, high)).astype(a.dtype)
 
 
 def mul(a, a_scale, a_zero, b, b_scale, b_zero, c_scale, c_zero):
