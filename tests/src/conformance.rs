@@ -45,7 +45,7 @@ pub enum Outcome {
 }
 
 /// The suites that exist.
-pub const SUITES: &[&str] = &["qoperator", "qdq", "onnx-node"];
+pub const SUITES: &[&str] = &["qoperator", "qdq", "network", "onnx-node"];
 
 /// The cases of a suite.
 ///
