@@ -69,6 +69,28 @@ def binary(suite, kind, rule, alternatives, count, seed):
         suite.add("edge", about, net, 13, expect=[right[chosen]])
 
 
+def add_to_one_value(suite):
+    """Where the first operand is a single value, the two operands change places in QLinearAdd."""
+    rng = np.random.default_rng(57)
+    for index in range(4):
+        dtype = INT8[index % 2]
+        info = np.iinfo(dtype)
+        b = np.arange(256, dtype=np.uint8).view(dtype)
+        differ = 0
+        while not differ:
+            a = np.array([rng.integers(info.min, info.max + 1)], dtype)
+            sa, sb = (F(v) for v in rng.uniform(0.005, 0.1, 2))
+            za, zb, zc = (int(v) for v in rng.integers(info.min, info.max + 1, 3))
+            sc = F((sa + sb) * rng.uniform(0.6, 1.4))
+            right = rules.add(a, sa, za, b, sb, zb, sc, zc)
+            differ = (right != rules.ordered_add(a, sa, za, b, sb, zb, sc, zc)).sum()
+        net = Net()
+        first = [net.x(a), *net.quant(sa, za, dtype)]
+        net.y(net.ms("QLinearAdd", first + [net.x(b), *net.quant(sb, zb, dtype), *net.quant(sc, zc, dtype)]))
+        about = f"{np.dtype(dtype)} QLinearAdd, one value + 256: {differ} differ from the other order of operands"
+        suite.add("edge", about, net, 13, expect=[right])
+
+
 def global_average_pool(suite):
     """The zero point is added after rounding: adding it in float before moves some sums across a half step."""
     rng = np.random.default_rng(53)
@@ -164,5 +186,5 @@ def sigmoid(suite):
 def build(suite):
     binary(suite, "Add", rules.add, [separate_add, float_add], 12, 51)
     binary(suite, "Mul", rules.mul, [late_zero_mul, fused_mul], 8, 52)
-    for family in (global_average_pool, requantisation, reciprocal, sigmoid):
+    for family in (add_to_one_value, global_average_pool, requantisation, reciprocal, sigmoid):
         family(suite)

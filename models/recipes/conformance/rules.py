@@ -91,10 +91,14 @@ def one_value_inside(a, b):
 
 
 def add(a, a_scale, a_zero, b, b_scale, b_zero, c_scale, c_zero):
-    """QLinearAdd with fused multiply-adds: fix = c_zero - fma(ra, a_zero, rb * b_zero), then
-    rint(fma(a, ra, fma(b, rb, fix))). The operand that holds one value along the inner axis takes the part of b."""
+    """QLinearAdd. The operand that holds one value along the inner axis takes the part of b."""
     if one_value_inside(a, b):
-        return add(b, b_scale, b_zero, a, a_scale, a_zero, c_scale, c_zero)
+        a, a_scale, a_zero, b, b_scale, b_zero = b, b_scale, b_zero, a, a_scale, a_zero
+    return ordered_add(a, a_scale, a_zero, b, b_scale, b_zero, c_scale, c_zero)
+
+
+def ordered_add(a, a_scale, a_zero, b, b_scale, b_zero, c_scale, c_zero):
+    """rint(fma(a, ra, fma(b, rb, fix))) with fix = c_zero - fma(ra, a_zero, rb * b_zero)."""
     ra, rb = F(a_scale) / F(c_scale), F(b_scale) / F(c_scale)
     fix = F(c_zero) - fma(ra, F(a_zero), rb * F(b_zero))
     low, high = bounds(a.dtype)
