@@ -189,12 +189,12 @@ impl Emulator {
         blocks_per_sm(threads, kernel.registers, kernel.program.shared_bytes + dynamic_shared)
     }
 
-    /// Checks a launch against the board and starts it.
+    /// Checks a launch against the board. Returns how many of its blocks can be resident.
     ///
     /// # Errors
-    /// [`LaunchError`]; nothing has started then.
-    pub fn launch(&mut self, kernel: &Kernel, config: Config, params: Vec<u8>) -> Result<Grid, LaunchError> {
-        let Config { grid, block, shared, shared_limit, cooperative } = config;
+    /// [`LaunchError`] names the limit.
+    pub fn check(&self, kernel: &Kernel, config: &Config, param_bytes: usize) -> Result<u64, LaunchError> {
+        let Config { grid, block, shared, shared_limit, cooperative } = *config;
         for (what, found, allowed) in [("grid", grid, limits::GRID), ("block", block, limits::BLOCK)] {
             if (0..3).any(|n| found[n] == 0 || found[n] > allowed[n]) {
                 return Err(LaunchError::Dimensions { what, found, allowed });
@@ -237,13 +237,24 @@ impl Emulator {
         if blocks > u64::from(u32::MAX) {
             return Err(LaunchError::Dimensions { what: "grid", found: grid, allowed: limits::GRID });
         }
-        if params.len() != program.param_bytes {
+        if param_bytes != program.param_bytes {
             let (kernel, expected) = (program.name.clone(), program.param_bytes);
-            return Err(LaunchError::Parameters { kernel, expected, found: params.len() });
+            return Err(LaunchError::Parameters { kernel, expected, found: param_bytes });
         }
+        Ok(capacity)
+    }
+
+    /// Checks a launch and starts it.
+    ///
+    /// # Errors
+    /// [`LaunchError`]; nothing has started then.
+    pub fn launch(&mut self, kernel: &Kernel, config: Config, params: Vec<u8>) -> Result<Grid, LaunchError> {
+        let capacity = self.check(kernel, &config, params.len())?;
         self.machine.race = self.options.race.then(Box::<Race>::default);
+        let Config { grid, block, shared, .. } = config;
         let shape = LaunchShape { grid, block, params, dynamic_shared: shared };
-        Ok(Grid::new(Arc::clone(program), shape, capacity as usize, sms, &mut self.machine))
+        let (program, sms) = (Arc::clone(&kernel.program), self.options.board.sms);
+        Ok(Grid::new(program, shape, capacity as usize, sms, &mut self.machine))
     }
 
     /// Launches and runs to the end. For kernels that wait for nobody.

@@ -87,6 +87,11 @@ impl Grid {
         Grid { program, shape, waiting, resident: Vec::new(), capacity, sms, started: 0, progress }
     }
 
+    /// Blocks of the grid.
+    pub fn blocks(&self) -> u64 {
+        self.shape.grid.iter().map(|&n| u64::from(n)).product()
+    }
+
     /// Runs about `budget` warp instructions.
     ///
     /// # Errors

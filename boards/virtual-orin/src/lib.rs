@@ -8,6 +8,7 @@
 pub mod board;
 pub mod code;
 pub mod counters;
+pub mod driver;
 pub mod emulator;
 pub mod exec;
 pub mod grid;

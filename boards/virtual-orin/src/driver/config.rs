@@ -1,0 +1,65 @@
+//! Settings from the environment.
+
+use crate::board::{BOARDS, find};
+use crate::emulator::Options;
+
+const PREFIX: &str = "PILOTLIGHT_VIRTUAL_";
+const KNOWN: [&str; 5] = ["BOARD", "SEED", "RACE", "DETAIL", "LOG"];
+
+/// The options that the environment asks for.
+///
+/// # Errors
+/// A sentence that names the variable, its value and what is allowed.
+pub fn options(variables: impl Iterator<Item = (String, String)>) -> Result<Options, String> {
+    let mut options = Options::new(&BOARDS[0]);
+    for (name, value) in variables {
+        let Some(key) = name.strip_prefix(PREFIX) else { continue };
+        let flag = || match value.as_str() {
+            "0" => Ok(false),
+            "1" => Ok(true),
+            _ => Err(format!("{name}={value}: 0 or 1 is allowed")),
+        };
+        match key {
+            "BOARD" => {
+                options.board = *find(&value)
+                    .map_err(|all| format!("{name}={value}: no such board; there are {}", all.join(", ")))?;
+            }
+            "SEED" => {
+                options.seed =
+                    value.parse().map_err(|_| format!("{name}={value}: a number below 2^64 is allowed"))?;
+            }
+            "RACE" => options.race = flag()?,
+            "DETAIL" => options.detail = flag()?,
+            "LOG" => {}
+            _ => {
+                return Err(format!(
+                    "{name} is no setting; there are {PREFIX}{}",
+                    KNOWN.join(&format!(", {PREFIX}"))
+                ));
+            }
+        }
+    }
+    Ok(options)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(pairs: &[(&str, &str)]) -> Result<Options, String> {
+        options(pairs.iter().map(|(a, b)| (a.to_string(), b.to_string())))
+    }
+
+    #[test]
+    fn settings_are_read_or_refused_by_name() {
+        let read = of(&[
+            ("HOME", "/"),
+            ("PILOTLIGHT_VIRTUAL_BOARD", "agx-orin-64"),
+            ("PILOTLIGHT_VIRTUAL_SEED", "9"),
+        ]);
+        assert_eq!(read.map(|o| (o.board.sms, o.seed)), Ok((16, 9)));
+        assert!(of(&[("PILOTLIGHT_VIRTUAL_BORD", "x")]).unwrap_err().contains("VIRTUAL_BOARD"));
+        assert!(of(&[("PILOTLIGHT_VIRTUAL_BOARD", "x")]).unwrap_err().contains("orin-nano-super"));
+        assert!(of(&[("PILOTLIGHT_VIRTUAL_RACE", "yes")]).unwrap_err().contains("0 or 1"));
+    }
+}
