@@ -8,7 +8,7 @@ use super::{Cx, Flow, PendingCopy, Trap, TrapKind, aligned, lanes};
 use crate::code::{Inst, LANES};
 use crate::memory::Fault;
 
-/// cp.async.{ca,cg}.shared.global [dst], [src], size{, src-size}.
+/// `cp.async.{ca,cg}.shared.global [dst], [src], size{, src-size}`.
 pub fn copy(cx: &mut Cx<'_>, i: &Inst, m: u32) -> Result<Flow, Trap> {
     if m == 0 {
         return Ok(Flow::Next);
