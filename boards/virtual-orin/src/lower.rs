@@ -19,7 +19,9 @@ pub fn lower(
     table: &Table,
     globals: &HashMap<String, u64>,
 ) -> Result<Program, PtxError> {
-    let (symbols, shared_bytes) = layout_shared(module, entry);
+    let (mut symbols, shared_bytes) = layout_shared(module, entry);
+    // The address of a parameter, in the parameter space, is its offset.
+    symbols.extend(entry.params.iter().map(|p| (p.name.clone(), p.offset as u64)));
     let mut lowering = Lowering {
         entry,
         symbols: symbols.into_iter().chain(globals.iter().map(|(k, v)| (k.clone(), *v))).collect(),

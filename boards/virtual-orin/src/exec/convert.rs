@@ -125,6 +125,21 @@ pub fn f32_rni(w: &mut Warp, i: &Inst, m: u32) {
     r_r(w, i, m, |v| f32::from_bits(v).round_ties_even().to_bits());
 }
 
+/// cvt.rzi.s64.f32: saturating; NaN gives the lowest value, as 64-bit conversions do on this hardware.
+pub fn s64_f32_rzi(w: &mut Warp, i: &Inst, m: u32) {
+    let value: R64 = w.r(i.ops[1]).map(|v| {
+        let x = f32::from_bits(v);
+        if x.is_nan() { i64::MIN as u64 } else { x as i64 as u64 }
+    });
+    w.set_l(i.ops[0], m, &value);
+}
+
+/// cvt.rn.f32.s64.
+pub fn f32_s64(w: &mut Warp, i: &Inst, m: u32) {
+    let value: R32 = w.l(i.ops[1]).map(|v| (v as i64 as f32).to_bits());
+    w.set_r(i.ops[0], m, &value);
+}
+
 /// cvta.shared.u64: shared offset to generic address.
 pub fn shared_to_generic(w: &mut Warp, i: &Inst, m: u32) {
     let from = *w.l(i.ops[1]);

@@ -1,7 +1,8 @@
 //! Barriers, fences, sleep, and the registers that change by themselves.
 
 use super::{Cx, Flow, Trap};
-use crate::code::{CONSTANT, Inst, LANES, R32, Scope};
+use crate::code::{Inst, LANES, R32, Scope};
+use crate::memory::Fault;
 
 /// bar.sync a{, b}: every lane of the warp, every warp of the block (or as many threads as `b` says).
 pub fn barrier(cx: &mut Cx<'_>, i: &Inst, m: u32) -> Result<Flow, Trap> {
@@ -136,21 +137,30 @@ pub fn clock64(cx: &mut Cx<'_>, i: &Inst, m: u32) -> Result<Flow, Trap> {
     Ok(Flow::Next)
 }
 
-/// ld.param: the same value in every lane.
+/// ld.param. From a symbol, which lowering has checked, it is the same value in every lane; an address in a
+/// register is checked here.
 pub fn load_param(cx: &mut Cx<'_>, i: &Inst, m: u32) -> Result<Flow, Trap> {
     let size = usize::from(i.access.size);
+    let addresses = cx.warp.addresses(i, 0);
     for n in 0..usize::from(i.access.count) {
-        let at = i.addr[0].offset as usize + n * size;
-        let mut bytes = [0u8; 8];
-        // Lowering checked the range against the declared parameters, the launch their sizes.
-        bytes[..size].copy_from_slice(&cx.shape.params[at..at + size]);
-        let raw = u64::from_le_bytes(bytes);
-        let value = if i.access.signed { sign_extend(raw, size) } else { raw };
-        debug_assert!(i.ops[n] & CONSTANT == 0);
+        let value = |address: u64| {
+            let at = usize::try_from(address).ok()?.checked_add(n * size)?;
+            let mut bytes = [0u8; 8];
+            bytes[..size].copy_from_slice(cx.shape.params.get(at..at.checked_add(size)?)?);
+            let raw = u64::from_le_bytes(bytes);
+            Some(if i.access.signed { sign_extend(raw, size) } else { raw })
+        };
+        let mut out = [0u64; LANES];
+        for lane in super::lanes(m) {
+            out[lane] = match value(addresses[lane]) {
+                Some(value) => value,
+                None => return Err(Fault::Unmapped { address: addresses[lane], len: size }.into()),
+            };
+        }
         if i.wide >> n & 1 == 1 {
-            cx.warp.set_l(i.ops[n], m, &[value; LANES]);
+            cx.warp.set_l(i.ops[n], m, &out);
         } else {
-            cx.warp.set_r(i.ops[n], m, &[value as u32; LANES]);
+            cx.warp.set_r(i.ops[n], m, &out.map(|v| v as u32));
         }
     }
     Ok(Flow::Next)

@@ -1,0 +1,17 @@
+// What all kernels share: types, one-thread arithmetic rules, the way from accumulator to result.
+// No includes: the text is complete, so the compiler's output depends on nothing else.
+// Floats: --fmad=false, IEEE division; every rule is written as single operations.
+
+typedef unsigned int u32;
+typedef unsigned long long u64;
+typedef unsigned char u8;
+typedef signed char s8;
+typedef int i32;
+typedef long long i64;
+typedef float f32;
+typedef unsigned short u16;
+
+#define DEV static __device__ __forceinline__
+#define KERNEL extern "C" __global__ void __launch_bounds__(256, 1)
+
+static_assert(sizeof(u64) == 8 && sizeof(i64) == 8 && sizeof(u32) == 4, "types");

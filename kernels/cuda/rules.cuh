@@ -1,0 +1,96 @@
+// The element rules. Reference: pilotlight-plan's `op.rs` and `math.rs`.
+
+DEV int s16_of(int v) { return (int)(short)v; }
+DEV int load8(u64 p, u32 is_signed) { return is_signed ? (int)*(const s8*)p : (int)*(const u8*)p; }
+
+// rint(x) + zero clamped to lo..hi, the clamp in float; NaN gives lo. math::round_to
+DEV int round_to(f32 x, int zero, int lo, int hi) {
+  f32 mn = (f32)(lo - zero), mx = (f32)(hi - zero);
+  x = x > mn ? x : mn;
+  x = x < mx ? x : mx;
+  return __float2int_rn(x) + zero;
+}
+
+DEV f32 combine_float(u32 kind, f32 a, f32 b) {
+  return kind == 2 ? a + b : kind == 3 ? a - b : a * b;
+}
+
+// Two 8-bit values. pointwise::combine
+DEV int combine(const Rule& r, int a, int b) {
+  if (r.kind == 0) return round_to((r.f2 + (f32)a * r.f0) + (f32)b * r.f1, 0, r.lo, r.hi);
+  if (r.kind == 1) return round_to((f32)((a - r.za) * (b - r.zb)) * r.f0 + r.f1, 0, r.lo, r.hi);
+  f32 v = combine_float(r.kind, (f32)(a - r.za) * r.f0, (f32)(b - r.zb) * r.f1);
+  return round_to(v / r.f2, r.zy, r.lo, r.hi);
+}
+
+DEV int apply_post(const Post& p, int v, u32 n, u32 c, u32 y, u32 x) {
+  if (p.kind == 1) return load8(p.pointer + (u32)(v & 255), p.signed_in);
+  u64 at = (u64)n * p.strides[0] + (u64)c * p.strides[1] + (u64)y * p.strides[2] + (u64)x * p.strides[3];
+  int o = load8(p.pointer + at, p.signed_in);
+  return p.value_is_a ? combine(p.rule, v, o) : combine(p.rule, o, v);
+}
+
+// The 8-bit result of an accumulator, posts applied.
+DEV int requant(const Epilogue& e, int acc, f32 scale, u32 n, u32 c, u32 y, u32 x) {
+  int v = round_to((f32)acc * scale, e.zero, e.lo, e.hi);
+  if (e.posts > 0) v = apply_post(e.post[0], v, n, c, y, x);
+  if (e.posts > 1) v = apply_post(e.post[1], v, n, c, y, x);
+  if (e.posts > 2) v = apply_post(e.post[2], v, n, c, y, x);
+  return v;
+}
+
+DEV f32 scale_of(const Epilogue& e, u32 c) { return ((const f32*)e.scale)[c * e.scale_step]; }
+
+DEV void store_at(const Epilogue& e, u64 at, int acc, u32 n, u32 c, u32 y, u32 x) {
+  if (e.mode == 0) ((int*)e.out)[at] = acc;
+  else if (e.mode == 1) ((f32*)e.out)[at] = (f32)acc * scale_of(e, c);
+  else ((s8*)e.out)[at] = (s8)requant(e, acc, scale_of(e, c), n, c, y, x);
+}
+
+DEV void store_one(const Epilogue& e, int acc, u32 n, u32 c, u32 y, u32 x) {
+  u64 at = (u64)n * e.strides[0] + (u64)c * e.strides[1] + (u64)y * e.strides[2] + (u64)x * e.strides[3];
+  store_at(e, at, acc, n, c, y, x);
+}
+
+// e^x, 1/(1+e^-x), tanh: math.rs, operation by operation.
+DEV f32 pow2i(int n) { return __int_as_float((n + 127) << 23); }
+DEV f32 exp_exact(f32 x) {
+  if (x != x) return x;
+  if (x > 88.72284f) return __int_as_float(0x7f800000);
+  if (x < -103.97208f) return 0.0f;
+  f32 n = rintf(x * 1.44269504088896340736f);
+  f32 r = x - n * 0.693359375f;
+  r = r - n * -2.1219444e-4f;
+  f32 p = 1.98756915e-4f;
+  p = p * r + 1.39819995e-3f;
+  p = p * r + 8.33345191e-3f;
+  p = p * r + 4.16657959e-2f;
+  p = p * r + 1.66666655e-1f;
+  p = p * r + 5.00000012e-1f;
+  f32 e = (p * (r * r) + r) + 1.0f;
+  int i = __float2int_rz(n), half = i / 2;
+  return e * pow2i(half) * pow2i(i - half);
+}
+DEV f32 sigmoid_exact(f32 x) {
+  if (x >= 0.0f) return 1.0f / (1.0f + exp_exact(-x));
+  f32 e = exp_exact(x);
+  return e / (1.0f + e);
+}
+DEV f32 tanh_exact(f32 x) {
+  f32 a = fabsf(x);
+  if (a < 0.625f) {
+    f32 z = x * x, p = -5.70498873e-3f;
+    p = p * z + 2.06390888e-2f;
+    p = p * z + -5.37397155e-2f;
+    p = p * z + 1.33314419e-1f;
+    p = p * z + -3.33332819e-1f;
+    return p * z * x + x;
+  }
+  f32 t = a > 9.02f ? 1.0f : 1.0f - 2.0f / (exp_exact(a + a) + 1.0f);
+  if (x != x) return x;
+  return __int_as_float((__float_as_int(t) & 0x7fffffff) | (__float_as_int(x) & 0x80000000));
+}
+DEV f32 clip(f32 x, f32 lo, f32 hi) {
+  x = x < lo ? lo : x;
+  return x > hi ? hi : x;
+}

@@ -1,0 +1,5 @@
+//! Prints the parameter blocks in C.
+
+fn main() {
+    print!("{}", pilotlight_kernels::abi::c_declarations());
+}

@@ -1,0 +1,111 @@
+#!/usr/bin/env python3
+"""Compiles kernels/cuda to kernels/generated, or with --check compares what is committed.
+
+Needs the packages of requirements.txt (x86-64 Linux):
+    python3 -m venv .venv && .venv/bin/pip install --no-deps --require-hashes -r kernels/requirements.txt
+    .venv/bin/python kernels/regenerate.py [--check]
+
+The sources have no includes, and NVRTC sees a fixed program name, so the result depends on the compiler's
+version alone. PTX is labelled .version 7.4, the newest that JetPack 5's driver takes; ptxas checks the label.
+"""
+
+import ctypes
+import pathlib
+import re
+import subprocess
+import sys
+import sysconfig
+import tempfile
+
+HERE = pathlib.Path(__file__).resolve().parent
+SOURCES = ["common", "abi", "rules", "conv", "linear", "element", "reduce"]
+OUT = HERE / "generated"
+OPTIONS = [b"--gpu-architecture=compute_87", b"--std=c++17", b"--fmad=false"]
+# Forms whose bits depend on what ptxas fuses, that approximate, or that bypass the memory model.
+FORBIDDEN = re.compile(r"\b(?:add|sub|mul|mad|fma)\.f32\b|\.approx|\.ftz|\.satfinite|ld\.global\.nc|\.local\b")
+# Hints that only newer PTX has; they change no meaning.
+HINT = re.compile(r'^\s*\.pragma "used_bytes_mask [^"]*";\n', re.M)
+MOST_REGISTERS = 255
+
+
+def package(path):
+    found = pathlib.Path(sysconfig.get_path("purelib")) / "nvidia" / path
+    if not found.exists():
+        sys.exit(f"{found} is not there; install kernels/requirements.txt")
+    return found
+
+
+def nvrtc(source):
+    lib = ctypes.CDLL(str(package("cuda_nvrtc/lib/libnvrtc.so.12")))
+    program = ctypes.c_void_p()
+
+    def text(name):
+        size = ctypes.c_size_t()
+        getattr(lib, f"nvrtcGet{name}Size")(program, ctypes.byref(size))
+        buffer = ctypes.create_string_buffer(size.value)
+        getattr(lib, f"nvrtcGet{name}")(program, buffer)
+        return buffer.raw.rstrip(b"\0").decode()
+
+    lib.nvrtcCreateProgram(ctypes.byref(program), source.encode(), b"pilotlight.cu", 0, None, None)
+    if lib.nvrtcCompileProgram(program, len(OPTIONS), (ctypes.c_char_p * len(OPTIONS))(*OPTIONS)):
+        sys.exit(text("ProgramLog"))
+    return text("PTX")
+
+
+def relabel(ptx):
+    ptx, count = re.subn(r"^\.version 8\.5$", ".version 7.4", ptx, flags=re.M)
+    if count != 1:
+        sys.exit("the compiler wrote another .version than 8.5; is it NVRTC 12.6.85?")
+    return HINT.sub("", ptx)
+
+
+def check_forms(ptx):
+    for number, line in enumerate(ptx.splitlines(), 1):
+        code = line.split("//")[0]
+        if found := FORBIDDEN.search(code):
+            sys.exit(f"PTX line {number}: {found.group(0)} may not be used: {line.strip()}")
+
+
+def assemble(ptx):
+    """The cubin, and for each kernel a line: name, registers, bytes of static shared memory."""
+    with tempfile.TemporaryDirectory() as folder:
+        source, cubin = pathlib.Path(folder, "pilotlight.ptx"), pathlib.Path(folder, "pilotlight.cubin")
+        source.write_text(ptx)
+        command = [package("cuda_nvcc/bin/ptxas"), "-v", "-arch=sm_87", source.name, "-o", cubin.name]
+        run = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+        if run.returncode:
+            sys.exit(run.stderr)
+        binary = cubin.read_bytes()
+    figures = []
+    for block in run.stderr.split("Compiling entry function ")[1:]:
+        name = re.match(r"'(\w+)'", block).group(1)
+        spills = sum(int(n) for n in re.findall(r"(\d+) bytes spill", block))
+        stack = int(re.search(r"(\d+) bytes stack frame", block).group(1))
+        registers = int(re.search(r"Used (\d+) registers", block).group(1))
+        shared = re.search(r"(\d+) bytes smem", block)
+        if spills or stack:
+            sys.exit(f"{name}: {spills} bytes of spills, {stack} of stack; none are allowed")
+        if registers > MOST_REGISTERS:
+            sys.exit(f"{name}: {registers} registers; at most {MOST_REGISTERS} are allowed")
+        figures.append(f"{name} {registers} {shared.group(1) if shared else 0}\n")
+    return binary, "# kernel, registers, bytes of static shared memory, by ptxas 12.6.85\n" + "".join(sorted(figures))
+
+
+def main():
+    source = "".join((HERE / "cuda" / f"{name}.cuh").read_text() for name in SOURCES)
+    ptx = relabel(nvrtc(source))
+    check_forms(ptx)
+    cubin, figures = assemble(ptx)
+    files = {"pilotlight.ptx": ptx.encode(), "pilotlight.sm_87.cubin": cubin, "figures.txt": figures.encode()}
+    for name, data in files.items():
+        path = OUT / name
+        if "--check" not in sys.argv[1:]:
+            path.write_bytes(data)
+        elif not path.exists() or path.read_bytes() != data:
+            sys.exit(f"{path} is not what the sources give; run kernels/regenerate.py")
+        print(f"{name}: {len(data)} bytes")
+    print(figures, end="")
+
+
+if __name__ == "__main__":
+    main()
