@@ -10,6 +10,7 @@ mod cross;
 mod deps;
 mod exact;
 mod fuzz;
+mod loom;
 mod python;
 mod rivals;
 mod shell;
@@ -41,6 +42,8 @@ enum Command {
     CapiTest,
     /// Build for aarch64 and test under qemu: C ABI, golden outputs, every firmware crate
     CrossTest,
+    /// Model-check the life cycle of a slot
+    Loom,
     /// Check Cross.toml without a container engine
     CrossCheck,
     /// Print the size of the firmware example by crate, and hold its budget
@@ -65,6 +68,7 @@ fn main() -> ExitCode {
         Command::Abi(c) => c.run(),
         Command::CapiTest => capi::test(),
         Command::CrossTest => cross::test(),
+        Command::Loom => loom::run(),
         Command::CrossCheck => cross::check(),
         Command::Sizes(c) => c.run(),
         Command::Start => start::measure(),
