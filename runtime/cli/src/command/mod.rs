@@ -2,9 +2,13 @@
 
 mod accuracy;
 mod bench;
+mod boards;
 mod compare;
 mod compile;
 mod explain;
+mod govern;
+mod power;
+mod restore;
 mod run;
 mod verify;
 
@@ -41,6 +45,11 @@ enum Command {
     Verify(verify::Verify),
     Compare(compare::Compare),
     Accuracy(accuracy::Accuracy),
+    Boards(boards::Boards),
+    Power(power::Power),
+    Govern(Box<govern::Govern>),
+    Restore(restore::Restore),
+    Helper(restore::Helper),
 }
 
 impl Arguments {
@@ -57,6 +66,11 @@ impl Arguments {
             Command::Verify(c) => c.run(),
             Command::Compare(c) => c.run(),
             Command::Accuracy(c) => c.run(),
+            Command::Boards(c) => c.run().map(|()| true),
+            Command::Power(c) => c.run().map(|()| true),
+            Command::Govern(c) => c.run(),
+            Command::Restore(c) => c.run().map(|()| true),
+            Command::Helper(c) => c.run().map(|()| true),
         }
     }
 }

@@ -1,0 +1,5 @@
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|text: &str| {
+    let _ = pilotlight_boards::nvpmodel::Conf::parse(text);
+});
