@@ -1,6 +1,6 @@
 // What all kernels share: types, one-thread arithmetic rules, the way from accumulator to result.
 // No includes: the text is complete, so the compiler's output depends on nothing else.
-// Floats: --fmad=false, IEEE division; every rule is written as single operations.
+// Floats: --fmad=false, IEEE division; every rule is written as single operations, fused only by __fmaf_rn.
 
 typedef unsigned int u32;
 typedef unsigned long long u64;

@@ -128,10 +128,11 @@ KERNEL bilinear(const __grid_constant__ Bilinear p) {
   u64 plane = (u64)n * p.x_strides[0] + (u64)c * p.x_strides[1];
   u64 top = plane + (u64)(u32)ry.x * p.x_strides[2], bottom = plane + (u64)(u32)ry.y * p.x_strides[2];
   u64 left = (u64)(u32)rx.x * p.x_strides[3], right = (u64)(u32)rx.y * p.x_strides[3];
-  f32 upper = (1.0f - fx) * load_f32(p.x, top + left, p.kind) + fx * load_f32(p.x, top + right, p.kind);
-  f32 lower = (1.0f - fx) * load_f32(p.x, bottom + left, p.kind) + fx * load_f32(p.x, bottom + right, p.kind);
-  f32 mixed = (1.0f - fy) * upper + fy * lower;
+  f32 gx = 1.0f - fx, gy = 1.0f - fy;
+  f32 mixed = (gx * gy) * load_f32(p.x, top + left, p.kind) + (fx * gy) * load_f32(p.x, top + right, p.kind);
+  mixed = mixed + (gx * fy) * load_f32(p.x, bottom + left, p.kind);
+  mixed = mixed + (fx * fy) * load_f32(p.x, bottom + right, p.kind);
   u64 y = (u64)n * p.y_strides[0] + (u64)c * p.y_strides[1] + (u64)row * p.y_strides[2] + (u64)column * p.y_strides[3];
   if (p.kind == 4) ((f32*)p.y)[y] = mixed;
-  else ((s8*)p.y)[y] = (s8)round_to(mixed, 0, p.kind ? -128 : 0, p.kind ? 127 : 255);
+  else ((s8*)p.y)[y] = (s8)round_to(truncf(mixed), 0, p.kind ? -128 : 0, p.kind ? 127 : 255);
 }

@@ -31,10 +31,11 @@ KERNEL pool(const __grid_constant__ Pool p) {
       }
     }
   u64 y = (u64)n * p.y_strides[0] + (u64)c * p.y_strides[1] + (u64)row * p.y_strides[2] + (u64)column * p.y_strides[3];
-  u32 count = p.count_pads ? padded : inside;
+  // 8-bit means count the whole window where padding counts, float means up to the end of the padded input.
+  u32 count = !p.count_pads ? inside : p.kind == 4 ? padded : p.kh * p.kw;
   f32 mean = sum / (f32)(count > 1 ? count : 1);
   if (p.kind == 4) ((f32*)p.y)[y] = p.mean ? mean : best_f;
-  else if (p.mean) ((s8*)p.y)[y] = (s8)round_to(mean / p.y_scale, p.y_zero, low_of(p.y_signed), high_of(p.y_signed));
+  else if (p.mean) ((s8*)p.y)[y] = (s8)round_to(mean / p.y_scale + (f32)p.y_zero, 0, low_of(p.y_signed), high_of(p.y_signed));
   else ((s8*)p.y)[y] = (s8)best;
 }
 
@@ -82,12 +83,6 @@ KERNEL softmax(const __grid_constant__ Line p) {
   for (u32 j = 0; j < p.length; j++) out[y + (u64)j * p.y_inner] = out[y + (u64)j * p.y_inner] / sum;
 }
 
-// As Rust's saturating conversion of a rounded f32.
-DEV int saturating_add(int a, int b) {
-  i64 s = (i64)a + (i64)b;
-  return s > 0x7fffffffLL ? 0x7fffffff : s < -0x80000000LL ? (int)0x80000000 : (int)s;
-}
-
 KERNEL softmax8(const __grid_constant__ Line p) {
   LINE_START
   const f32* table = (const f32*)p.table;
@@ -99,8 +94,7 @@ KERNEL softmax8(const __grid_constant__ Line p) {
   for (u32 j = 0; j < p.length; j++) {
     f32 e = table[(load8(p.x + x + (u64)j * p.inner_strides[5], p.kind) + shift) & 255];
     f32 scaled = sum == 0.0f ? 0.0f : (e * p.scale) / sum;
-    int v = saturating_add(__float2int_rn(scaled), p.y_zero);
-    ((s8*)p.y)[y + (u64)j * p.y_inner] = (s8)(v < 255 ? v : 255);
+    ((s8*)p.y)[y + (u64)j * p.y_inner] = (s8)round_to(scaled, p.y_zero, low_of(p.y_signed), high_of(p.y_signed));
   }
 }
 

@@ -17,7 +17,7 @@ DEV f32 combine_float(u32 kind, f32 a, f32 b) {
 
 // Two 8-bit values. pointwise::combine
 DEV int combine(const Rule& r, int a, int b) {
-  if (r.kind == 0) return round_to((r.f2 + (f32)a * r.f0) + (f32)b * r.f1, 0, r.lo, r.hi);
+  if (r.kind == 0) return round_to(__fmaf_rn((f32)a, r.f0, __fmaf_rn((f32)b, r.f1, r.f2)), 0, r.lo, r.hi);
   if (r.kind == 1) return round_to((f32)((a - r.za) * (b - r.zb)) * r.f0 + r.f1, 0, r.lo, r.hi);
   f32 v = combine_float(r.kind, (f32)(a - r.za) * r.f0, (f32)(b - r.zb) * r.f1);
   return round_to(v / r.f2, r.zy, r.lo, r.hi);
@@ -71,26 +71,38 @@ DEV f32 exp_exact(f32 x) {
   int i = __float2int_rz(n), half = i / 2;
   return e * pow2i(half) * pow2i(i - half);
 }
-DEV f32 sigmoid_exact(f32 x) {
-  if (x >= 0.0f) return 1.0f / (1.0f + exp_exact(-x));
-  f32 e = exp_exact(x);
-  return e / (1.0f + e);
-}
-DEV f32 tanh_exact(f32 x) {
-  f32 a = fabsf(x);
-  if (a < 0.625f) {
-    f32 z = x * x, p = -5.70498873e-3f;
-    p = p * z + 2.06390888e-2f;
-    p = p * z + -5.37397155e-2f;
-    p = p * z + 1.33314419e-1f;
-    p = p * z + -3.33332819e-1f;
-    return p * z * x + x;
-  }
-  f32 t = a > 9.02f ? 1.0f : 1.0f - 2.0f / (exp_exact(a + a) + 1.0f);
-  if (x != x) return x;
-  return __int_as_float((__float_as_int(t) & 0x7fffffff) | (__float_as_int(x) & 0x80000000));
-}
 DEV f32 clip(f32 x, f32 lo, f32 hi) {
   x = x < lo ? lo : x;
   return x > hi ? hi : x;
+}
+
+// Rational functions; each Horner step is one fused multiply-add.
+DEV f32 sigmoid_exact(f32 x) {
+  x = clip(x, -18.0f, 18.0f);
+  f32 z = x * x, p = 4.37031012579801e-11f, q = 6.10247389755681e-13f;
+  p = __fmaf_rn(p, z, 1.15627324459942e-7f);
+  p = __fmaf_rn(p, z, 6.08574864600143e-5f);
+  p = __fmaf_rn(p, z, 8.51377133304701e-3f);
+  p = __fmaf_rn(p, z, 2.48287947061529e-1f);
+  q = __fmaf_rn(q, z, 5.76102136993427e-9f);
+  q = __fmaf_rn(q, z, 6.29106785017040e-6f);
+  q = __fmaf_rn(q, z, 1.70198817374094e-3f);
+  q = __fmaf_rn(q, z, 1.16817656904453e-1f);
+  q = __fmaf_rn(q, z, 9.93151921023180e-1f);
+  f32 y = x * p / q + 0.5f;
+  return y < 0.0f ? 0.0f : y;
+}
+DEV f32 tanh_exact(f32 x) {
+  x = clip(x, -9.0f, 9.0f);
+  f32 z = x * x, p = -2.76076847742355e-16f, q = 1.19825839466702e-6f;
+  p = __fmaf_rn(p, z, 2.00018790482477e-13f);
+  p = __fmaf_rn(p, z, -8.60467152213735e-11f);
+  p = __fmaf_rn(p, z, 5.12229709037114e-8f);
+  p = __fmaf_rn(p, z, 1.48572235717979e-5f);
+  p = __fmaf_rn(p, z, 6.37261928875436e-4f);
+  p = __fmaf_rn(p, z, 4.89352455891786e-3f);
+  q = __fmaf_rn(q, z, 1.18534705686654e-4f);
+  q = __fmaf_rn(q, z, 2.26843463243900e-3f);
+  q = __fmaf_rn(q, z, 4.89352518554385e-3f);
+  return x * p / q;
 }

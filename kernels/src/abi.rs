@@ -3,17 +3,13 @@
 //! [`c_declarations`] writes the same blocks in C with their sizes asserted; a test keeps the
 //! committed `cuda/abi.cuh` equal to it. Pointers are device addresses; strides are in elements.
 
-/// A block that a kernel takes by value.
-pub trait Params: Copy + 'static {}
-
 macro_rules! blocks {
     ($($(#[$doc:meta])* struct $name:ident { $($(#[$fdoc:meta])* $field:ident: $ty:ty,)* })*) => {
         $(
             $(#[$doc])*
             #[repr(C)]
-            #[derive(Debug, Clone, Copy, PartialEq, Default)]
+            #[derive(Debug, Clone, Copy, PartialEq, Default, zerocopy::IntoBytes, zerocopy::Immutable)]
             pub struct $name { $($(#[$fdoc])* pub $field: $ty,)* }
-            impl Params for $name {}
             // No padding: then equal order, types and size give equal offsets in C.
             const _: () = assert!(core::mem::size_of::<$name>() == 0 $(+ core::mem::size_of::<$ty>())*);
         )*

@@ -233,6 +233,7 @@ const ROWS: &[Form] = &[
     row("cvt.rn.f32.s64", "R l", Convert, Alu(c::f32_s64)),
     row("cvt.rmi.s32.f32", "R r", Convert, Alu(c::s32_f32_rmi)),
     row("cvt.rni.f32.f32", "R r", Convert, Alu(c::f32_rni)),
+    row("cvt.rzi.f32.f32", "R r", Convert, Alu(c::f32_rzi)),
     // 9.7.9.8 loads and stores
     row("ld.param.{u8,s8,u16,s16,u32,s32,f32,b8,b16,b32}", "X m", Param, Sys(s::load_param)),
     row("ld.param.{u64,s64,b64}", "L m", Param, Sys(s::load_param)),

@@ -107,6 +107,22 @@ pub enum LoadError {
         /// The values that it may have.
         allowed: String,
     },
+    /// The device cannot do a step.
+    #[error("{step}: {problem}; use another device for this model")]
+    Unsupported {
+        /// The step.
+        step: String,
+        /// What the device cannot do.
+        problem: String,
+    },
+    /// A driver refused a call.
+    #[error("{call}: the driver answered {problem}")]
+    Device {
+        /// What was asked of it.
+        call: &'static str,
+        /// Its answer.
+        problem: String,
+    },
 }
 
 /// Why an inference failed.
@@ -121,5 +137,13 @@ pub enum RunError {
         found: Vec<usize>,
         /// Sizes that the program needs.
         needed: Vec<usize>,
+    },
+    /// The device failed; it may have to be opened anew, or the process restarted.
+    #[error("{call}: the driver answered {problem}; restart the process, or go on with the CPU device")]
+    Device {
+        /// What was asked of it.
+        call: &'static str,
+        /// Its answer.
+        problem: String,
     },
 }

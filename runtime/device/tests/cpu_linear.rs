@@ -5,6 +5,19 @@ mod support;
 use pilotlight_plan::*;
 use support::{Builder, INT8, compare, rule};
 
+/// The CPU device in every variant. Runners of other devices have a list of their own.
+#[allow(dead_code, clippy::unwrap_used, reason = "unused where another crate includes this file")]
+fn devices() -> Vec<Box<dyn pilotlight_device::Device>> {
+    use pilotlight_device::{Cpu, CpuOptions, Isa};
+    let each = |isa| {
+        [1, 2].map(|threads| {
+            let cpu = Cpu::new(CpuOptions { threads, isa: Some(isa) }).unwrap();
+            Box::new(cpu) as Box<dyn pilotlight_device::Device>
+        })
+    };
+    Isa::available().into_iter().flat_map(each).collect()
+}
+
 /// Weights, bias and epilogue for `outputs` channels of `k` values.
 fn linear(
     b: &mut Builder,

@@ -32,6 +32,9 @@ fn init() -> Answer {
     })?;
     let mut emulator = Emulator::new(options);
     emulator.machine.memory.host = Some(Box::new(host::Window));
+    for figures in pilotlight_kernels::figures() {
+        emulator.figure(figures.name, figures.registers);
+    }
     let mut streams = HashMap::new();
     streams.insert(super::LEGACY, Stream { blocking: true, ..Stream::default() });
     let state = State {

@@ -23,7 +23,6 @@ mod stream;
 mod worker;
 
 pub use error::Code;
-pub use module::figures;
 pub use worker::report;
 
 use crate::emulator::{Emulator, Kernel};

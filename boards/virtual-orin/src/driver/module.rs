@@ -6,7 +6,6 @@ use crate::board::limits;
 use crate::emulator::Loaded as Parts;
 use crate::ptx::PtxError;
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
-use std::sync::{Mutex, PoisonError};
 
 /// A loaded module: its parts, and its PTX version as 74 for 7.4.
 pub struct Loaded {
@@ -14,19 +13,8 @@ pub struct Loaded {
     ptx_version: u32,
 }
 
-/// Registers per thread by kernel, given before a module is loaded.
-static FIGURES: Mutex<Vec<(String, u32)>> = Mutex::new(Vec::new());
-
-/// Gives ptxas' registers per thread of kernels that will be loaded. Kernels without a figure count as 255.
-pub fn figures(list: impl IntoIterator<Item = (String, u32)>) {
-    FIGURES.lock().unwrap_or_else(PoisonError::into_inner).extend(list);
-}
-
 fn load(text: &str, to: *mut u64) -> Answer {
     let handle = with(|s| {
-        for (name, registers) in FIGURES.lock().unwrap_or_else(PoisonError::into_inner).iter() {
-            s.emulator.figure(name, *registers);
-        }
         let parts = s.emulator.load(text).map_err(|error| {
             let code = match error {
                 PtxError::Version { .. } => Code::UnsupportedPtxVersion,

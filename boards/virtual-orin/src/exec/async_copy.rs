@@ -69,12 +69,9 @@ fn perform(cx: &mut Cx<'_>, copy: &PendingCopy) -> Result<(), Trap> {
     Ok(())
 }
 
-/// Groups belong to threads; this emulator keeps them per warp, so all lanes must take part.
-fn whole_warp(cx: &Cx<'_>, m: u32) -> Result<(), Trap> {
-    if m == cx.warp.alive {
-        return Ok(());
-    }
-    Err(Box::new(TrapKind::Divergent { needed: cx.warp.alive, found: m }))
+/// Groups belong to threads; this emulator keeps them per warp, so the warp's lanes gather here first.
+fn gathered(cx: &Cx<'_>, m: u32) -> Result<(), Flow> {
+    if m == cx.warp.alive { Ok(()) } else { Err(Flow::Converge(cx.warp.alive)) }
 }
 
 /// cp.async.commit_group.
@@ -82,7 +79,9 @@ pub fn commit(cx: &mut Cx<'_>, _: &Inst, m: u32) -> Result<Flow, Trap> {
     if m == 0 {
         return Ok(Flow::Next);
     }
-    whole_warp(cx, m)?;
+    if let Err(wait) = gathered(cx, m) {
+        return Ok(wait);
+    }
     let group = std::mem::take(&mut cx.warp.open_copies);
     cx.warp.groups.push_back(group);
     if let Some(race) = &mut cx.machine.race {
@@ -96,7 +95,9 @@ pub fn wait_group(cx: &mut Cx<'_>, i: &Inst, m: u32) -> Result<Flow, Trap> {
     if m == 0 {
         return Ok(Flow::Next);
     }
-    whole_warp(cx, m)?;
+    if let Err(wait) = gathered(cx, m) {
+        return Ok(wait);
+    }
     while cx.warp.groups.len() > i.imm as usize {
         for copy in cx.warp.groups.pop_front().unwrap_or_default() {
             perform(cx, &copy)?;
@@ -110,6 +111,9 @@ pub fn wait_group(cx: &mut Cx<'_>, i: &Inst, m: u32) -> Result<Flow, Trap> {
 
 /// cp.async.wait_all: commits and waits for everything.
 pub fn wait_all(cx: &mut Cx<'_>, i: &Inst, m: u32) -> Result<Flow, Trap> {
-    commit(cx, i, m)?;
+    let flow = commit(cx, i, m)?;
+    if flow != Flow::Next {
+        return Ok(flow);
+    }
     wait_group(cx, &Inst { imm: 0, ..i.clone() }, m)
 }

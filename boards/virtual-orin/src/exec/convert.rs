@@ -140,6 +140,11 @@ pub fn f32_s64(w: &mut Warp, i: &Inst, m: u32) {
     w.set_r(i.ops[0], m, &value);
 }
 
+/// cvt.rzi.f32.f32.
+pub fn f32_rzi(w: &mut Warp, i: &Inst, m: u32) {
+    r_r(w, i, m, |v| f32::from_bits(v).trunc().to_bits());
+}
+
 /// cvta.shared.u64: shared offset to generic address.
 pub fn shared_to_generic(w: &mut Warp, i: &Inst, m: u32) {
     let from = *w.l(i.ops[1]);

@@ -1,0 +1,171 @@
+//! The driver: opened once, kernels loaded.
+
+use crate::program::Run;
+use cudarc::driver::sys::{self, CUdevice_attribute as Attribute, CUfunction_attribute as FunctionAttribute};
+use cudarc::driver::{CudaContext, CudaStream, DriverError, result};
+use pilotlight_device::{Device, LoadError, Program};
+use pilotlight_plan::Plan;
+use std::collections::HashMap;
+use std::ffi::CString;
+use std::sync::Arc;
+
+/// How a plan's launches reach the GPU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// One launch for each kernel.
+    Launch,
+    /// All launches of an inference as one CUDA graph.
+    Graph,
+}
+
+/// Why the CUDA device cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// There is no driver library.
+    #[error("no CUDA driver (libcuda.so) is installed; use the CPU device, or a virtual board")]
+    NoDriver,
+    /// The GPU is older than the kernels.
+    #[error("the GPU has compute capability {0}.{1}; the kernels need 8.7 (Jetson Orin) or newer")]
+    TooOld(i32, i32),
+    /// The driver refused a call.
+    #[error("{call}: {problem}; see the driver's log (dmesg) and `nvidia-smi`")]
+    Driver {
+        /// What was asked of it.
+        call: &'static str,
+        /// Its answer.
+        problem: String,
+    },
+}
+
+/// An answer of the driver, with what was asked.
+pub(crate) fn answer(call: &'static str) -> impl Fn(DriverError) -> OpenError {
+    move |e| OpenError::Driver { call, problem: format!("{e:?}") }
+}
+
+/// The kernels on the GPU.
+pub(crate) struct Kernels {
+    pub(crate) context: Arc<CudaContext>,
+    module: sys::CUmodule,
+    functions: HashMap<&'static str, sys::CUfunction>,
+    pub(crate) multiprocessors: u32,
+}
+
+// SAFETY: (1) module and function handles are names that the driver resolves; its API may be called from any
+// thread that has the context current, which every use makes sure of.
+unsafe impl Send for Kernels {}
+// SAFETY: (1) as above; the map is not changed after it was made.
+unsafe impl Sync for Kernels {}
+
+impl Kernels {
+    fn load(context: Arc<CudaContext>) -> Result<Self, OpenError> {
+        let image = CString::new(pilotlight_kernels::PTX)
+            .map_err(|e| OpenError::Driver { call: "reading the kernels", problem: e.to_string() })?;
+        let multiprocessors = context
+            .attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)
+            .map_err(answer("counting multiprocessors"))? as u32;
+        // SAFETY: (1) the context is current (CudaContext::new made it so); (2) the image is terminated text.
+        let module = unsafe { result::module::load_data(image.as_ptr().cast()) }
+            .map_err(answer("loading the kernels"))?;
+        let mut kernels = Self { context, module, functions: HashMap::new(), multiprocessors };
+        for figures in pilotlight_kernels::figures() {
+            let name = CString::new(figures.name)
+                .map_err(|e| OpenError::Driver { call: "naming a kernel", problem: e.to_string() })?;
+            // SAFETY: (1) the module is loaded and the name terminated.
+            let function = unsafe { result::module::get_function(kernels.module, name) }
+                .map_err(answer("finding a kernel"))?;
+            kernels.functions.insert(figures.name, function);
+        }
+        for tile in pilotlight_kernels::TILES {
+            for signed in [true, false] {
+                let Some(&function) = kernels.functions.get(tile.kernel(signed).as_str()) else { continue };
+                let most = FunctionAttribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+                // SAFETY: (1) the function belongs to the loaded module.
+                unsafe { result::function::set_function_attribute(function, most, tile.shared() as i32) }
+                    .map_err(answer("asking for shared memory"))?;
+            }
+        }
+        Ok(kernels)
+    }
+
+    /// Launches a kernel of the table into a stream.
+    pub(crate) fn launch(&self, stream: &CudaStream, launch: &crate::Launch) -> Result<(), DriverError> {
+        let Some(&function) = self.functions.get(launch.kernel.as_str()) else {
+            return Err(DriverError(sys::CUresult::CUDA_ERROR_NOT_FOUND));
+        };
+        let mut block = launch.block.clone();
+        let [x, y, z] = launch.grid;
+        let parameters = &mut [block.as_mut_ptr().cast()];
+        // SAFETY: (1) the function is of a loaded module; (2) its one parameter is a block of this type and
+        // size, by the shared table; (3) the addresses in it were made by lowering, which checked them against
+        // the plan's buffers, and the buffers live as long as the program that owns this launch.
+        unsafe {
+            result::launch_kernel(
+                function,
+                (x, y, z),
+                (256, 1, 1),
+                launch.shared,
+                stream.cu_stream(),
+                parameters,
+            )
+        }
+    }
+}
+
+impl Drop for Kernels {
+    fn drop(&mut self) {
+        if self.context.bind_to_thread().is_ok() {
+            // SAFETY: (1) loaded once, unloaded once; programs hold this alive while they have work.
+            let _ = unsafe { result::module::unload(self.module) };
+        }
+    }
+}
+
+/// A CUDA GPU, or what answers as one.
+pub struct Cuda {
+    kernels: Arc<Kernels>,
+    mode: Mode,
+    name: String,
+}
+
+impl Cuda {
+    /// Opens the first GPU and loads the kernels.
+    ///
+    /// # Errors
+    /// [`OpenError`]: no driver, too old a GPU, or the driver's refusal.
+    pub fn open(mode: Mode) -> Result<Self, OpenError> {
+        // cudarc panics on a missing library, so it is looked for first.
+        // SAFETY: (1) opening the driver's library runs its initialisers, which every CUDA program does.
+        if !unsafe { sys::is_culib_present() } {
+            return Err(OpenError::NoDriver);
+        }
+        let context = CudaContext::new(0).map_err(answer("opening the GPU"))?;
+        let (major, minor) =
+            context.compute_capability().map_err(answer("asking for the GPU's capability"))?;
+        if (major, minor) < (8, 7) {
+            return Err(OpenError::TooOld(major, minor));
+        }
+        // SAFETY: (1) each program uses one stream of its own and waits for it; nothing relies on the events.
+        unsafe { context.disable_event_tracking() };
+        let name = context.name().map_err(answer("asking for the GPU's name"))?;
+        Ok(Self { kernels: Arc::new(Kernels::load(context)?), mode, name })
+    }
+
+    /// The GPU's streaming multiprocessors.
+    pub fn multiprocessors(&self) -> u32 {
+        self.kernels.multiprocessors
+    }
+}
+
+impl Device for Cuda {
+    fn describe(&self) -> String {
+        let mode = match self.mode {
+            Mode::Launch => "launch",
+            Mode::Graph => "graph",
+        };
+        format!("cuda:{mode} ({}, {} multiprocessors)", self.name, self.kernels.multiprocessors)
+    }
+
+    fn load(&self, plan: &Plan) -> Result<Box<dyn Program>, LoadError> {
+        Ok(Box::new(Run::new(Arc::clone(&self.kernels), self.mode, plan)?))
+    }
+}

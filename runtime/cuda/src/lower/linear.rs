@@ -1,0 +1,447 @@
+//! Convolutions and matrix products.
+
+use super::element::{four, image};
+use super::pack::{Borders, Signed, borders};
+use super::{Lowering, narrow};
+use pilotlight_kernels::abi;
+use pilotlight_kernels::{TILES, Tile};
+use pilotlight_plan::{Conv, DType, Epilogue, Gemm, Linear, MatMul, Post, Tensor, TensorId, Window};
+
+/// A convolution, or a matrix product as one: rows are the pixels of an image.
+struct Shape {
+    /// Batch, rows, columns of the input and of the output.
+    input: [u32; 3],
+    output: [u32; 3],
+    /// Strides over batch, channel, row, column.
+    x_strides: [u32; 4],
+    y_strides: [u32; 4],
+    window: Window,
+    groups: u32,
+}
+
+impl Shape {
+    fn pixels(&self) -> u64 {
+        self.output.iter().map(|&d| u64::from(d)).product()
+    }
+}
+
+const POINT: Window = Window { kernel: [1, 1], stride: [1, 1], dilation: [1, 1], pads: [0; 4] };
+
+/// The three dimensions that a product's rows lie in, and their strides.
+fn leading(t: &Tensor) -> Result<([u32; 3], [u32; 4]), String> {
+    let last = t.shape.len() - 1;
+    let wide: Vec<usize> = (0..last).filter(|&d| t.shape[d] > 1).collect();
+    if wide.len() > 3 {
+        return Err(format!("{} row dimensions above 1; the kernels take 3", wide.len()));
+    }
+    let (mut extents, mut strides) = ([1; 3], [0; 4]);
+    for (at, &d) in wide.iter().enumerate() {
+        let to = 3 - wide.len() + at;
+        extents[to] = t.shape[d];
+        strides[if to == 0 { 0 } else { to + 1 }] = narrow("a stride", t.strides[d])?;
+    }
+    strides[1] = narrow("a stride", t.strides[last])?;
+    Ok((extents, strides))
+}
+
+impl Lowering<'_> {
+    pub(super) fn conv(&mut self, c: &Conv) -> Result<(), String> {
+        let (tx, ty) = (self.tensor(c.input), self.tensor(c.output));
+        let ([n, _, h, w], [_, _, oh, ow]) = (image(&tx.shape), image(&ty.shape));
+        let shape = Shape {
+            input: [n, h, w],
+            output: [n, oh, ow],
+            x_strides: four(&tx.strides)?,
+            y_strides: four(&ty.strides)?,
+            window: c.window,
+            groups: c.groups,
+        };
+        self.linear(c.input, c.output, &shape, &c.linear, |t| four(&t.strides))
+    }
+
+    pub(super) fn gemm(&mut self, g: &Gemm) -> Result<(), String> {
+        let (rows, x_strides) = leading(self.tensor(g.input))?;
+        let (_, y_strides) = leading(self.tensor(g.output))?;
+        let shape = Shape { input: rows, output: rows, x_strides, y_strides, window: POINT, groups: 1 };
+        self.linear(g.input, g.output, &shape, &g.linear, |t| leading(t).map(|l| l.1))
+    }
+
+    fn linear(
+        &mut self,
+        input: TensorId,
+        output: TensorId,
+        shape: &Shape,
+        l: &Linear,
+        strides: impl Fn(&Tensor) -> Result<[u32; 4], String>,
+    ) -> Result<(), String> {
+        let epilogue = self.epilogue(&l.epilogue, output, shape.y_strides, strides)?;
+        let x = self.address(input);
+        let signed = self.tensor(input).dtype == DType::I8;
+        let window = &shape.window;
+        let [_, h, w] = shape.input;
+        let [_, oh, ow] = shape.output;
+        let classes = borders(window, 0, h, oh).zip(borders(window, 1, w, ow));
+        // Offsets and taps must fit their halves of a word.
+        let small =
+            h < 1 << 14 && w < 1 << 14 && (0..2).all(|d| window.kernel[d] * window.dilation[d] < 1 << 14);
+        let aligned = |to: u32| {
+            let [n, c, y, x_] = shape.x_strides;
+            x.is_multiple_of(to.into()) && c == 1 && [n, y, x_].iter().all(|s| s.is_multiple_of(to))
+        };
+        let per_group = l.outputs / shape.groups;
+        if let Some((rows, columns)) = classes.filter(|_| small) {
+            if l.group_inputs == 1 && per_group == 1 && shape.groups > 1 && aligned(4) {
+                return self.depthwise(x, signed, shape, l, epilogue, &rows, &columns);
+            }
+            // A channel dimension of one element may have any stride.
+            let whole = shape.groups == 1 || l.group_inputs.is_multiple_of(16);
+            if whole && aligned(16) {
+                return self.implicit(x, signed, shape, l, epilogue, &rows, &columns);
+            }
+        }
+        self.direct(x, signed, shape, l, epilogue)
+    }
+
+    fn signed(&self, l: &Linear, taps: usize) -> Signed {
+        let (channels, inputs) = (l.outputs as usize, l.group_inputs as usize);
+        Signed::new(self.plan.blob(l.weights), l.weights_dtype, &l.weights_zero, channels, taps, inputs)
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "what both packed kernels need of a layer")]
+    fn implicit(
+        &mut self,
+        x: u64,
+        signed: bool,
+        shape: &Shape,
+        l: &Linear,
+        epilogue: abi::Epilogue,
+        rows: &Borders,
+        columns: &Borders,
+    ) -> Result<(), String> {
+        let Shape { window, groups, .. } = shape;
+        let taps = (window.kernel[0] * window.kernel[1]) as usize;
+        let weights = self.signed(l, taps);
+        let channels = l.outputs / groups;
+        let padded = channels.next_multiple_of(16);
+        let [_, _, ys, xs] = shape.x_strides;
+        let pieces_of_tap = l.group_inputs.div_ceil(16);
+        let list = tap_list(window, ys, xs, pieces_of_tap)?;
+        let pixels = narrow("the number of pixels", shape.pixels())?;
+        let has_zero = weights.zero.iter().any(|&z| z != 0);
+        let sums = if has_zero { self.window_sums(x, signed, shape, l, pixels)? } else { 0 };
+        let bias = l.bias.map(|b| self.plan.blob_i32(b));
+        let bias =
+            weights.bias(bias.as_deref(), l.input_zero, rows, columns, *groups as usize, padded as usize);
+        let classes: Vec<u8> = rows.of.iter().chain(&columns.of).copied().collect();
+        let [n, _, ys, xs] = shape.x_strides;
+        let block = abi::Conv {
+            x,
+            w: self.constant(&weights.fragments(*groups as usize, padded as usize)),
+            taps: self.constant_i32(&list),
+            bias: self.constant_i32(&bias),
+            classes: self.constant(&classes),
+            w_zero: if has_zero { self.constant_i32(&weights.zero) } else { 0 },
+            sums,
+            x_strides: [n, ys, xs],
+            h: shape.input[1],
+            width: shape.input[2],
+            oh: shape.output[1],
+            ow: shape.output[2],
+            stride_y: window.stride[0],
+            stride_x: window.stride[1],
+            pad_y: window.pads[0],
+            pad_x: window.pads[1],
+            pixels,
+            channels,
+            padded,
+            pieces: taps as u32 * pieces_of_tap,
+            group_x: l.group_inputs,
+            column_classes: columns.sets.len() as u32,
+            all_classes: (rows.sets.len() * columns.sets.len()) as u32,
+            epilogue,
+        };
+        let tile = self.tile(pixels, channels, *groups);
+        let grid = [pixels.div_ceil(tile.pixels), channels.div_ceil(tile.channels), *groups];
+        self.launch(tile.kernel(signed), grid, tile.shared(), &block);
+        Ok(())
+    }
+
+    /// The tile whose waves cover the layer with the least issued work; of equals the largest.
+    fn tile(&self, pixels: u32, channels: u32, groups: u32) -> Tile {
+        let cost = |tile: &Tile| {
+            let blocks = u64::from(pixels.div_ceil(tile.pixels))
+                * u64::from(channels.div_ceil(tile.channels))
+                * u64::from(groups);
+            let waves = blocks.div_ceil(u64::from(self.multiprocessors.max(1)));
+            // A tile's rows and columns are each gathered once per step: they weigh beside its area.
+            waves * u64::from(tile.pixels * tile.channels + 64 * (tile.pixels + tile.channels))
+        };
+        TILES.into_iter().min_by_key(cost).unwrap_or(TILES[0])
+    }
+
+    fn window_sums(
+        &mut self,
+        x: u64,
+        signed: bool,
+        shape: &Shape,
+        l: &Linear,
+        pixels: u32,
+    ) -> Result<u64, String> {
+        let total = u64::from(shape.groups) * u64::from(pixels);
+        // One step runs at a time, so all share one place.
+        self.scratch = self.scratch.max(total as usize * 4);
+        let out = self.bases.arena + self.plan.arena_bytes.next_multiple_of(64);
+        self.scratch = self.scratch.max(total as usize * 4 + 64);
+        let window = &shape.window;
+        let block = abi::Sums {
+            x,
+            out,
+            x_strides: shape.x_strides,
+            h: shape.input[1],
+            width: shape.input[2],
+            oh: shape.output[1],
+            ow: shape.output[2],
+            kh: window.kernel[0],
+            kw: window.kernel[1],
+            stride_y: window.stride[0],
+            stride_x: window.stride[1],
+            dilation_y: window.dilation[0],
+            dilation_x: window.dilation[1],
+            pad_y: window.pads[0],
+            pad_x: window.pads[1],
+            pixels,
+            groups: shape.groups,
+            group_inputs: l.group_inputs,
+            x_signed: signed.into(),
+        };
+        self.each("window_sums", total, &block)?;
+        Ok(out)
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "what both packed kernels need of a layer")]
+    fn depthwise(
+        &mut self,
+        x: u64,
+        signed: bool,
+        shape: &Shape,
+        l: &Linear,
+        epilogue: abi::Epilogue,
+        rows: &Borders,
+        columns: &Borders,
+    ) -> Result<(), String> {
+        let window = &shape.window;
+        let taps = (window.kernel[0] * window.kernel[1]) as usize;
+        let weights = self.signed(l, taps);
+        let padded = l.outputs.next_multiple_of(4);
+        let [n, _, ys, xs] = shape.x_strides;
+        let mut list = tap_list(window, ys, xs, 1)?;
+        // Taps that fill the last four lie outside every image.
+        list.resize(taps.next_multiple_of(4) * 2, 0x7FFF_7FFF);
+        // Unsigned input is flipped to signed, so its zero point moves too.
+        let (flip, zero) = if signed { (0, l.input_zero) } else { (0x8080_8080, l.input_zero - 128) };
+        let bias = l.bias.map(|b| self.plan.blob_i32(b));
+        let bias = weights.bias(bias.as_deref(), zero, rows, columns, 1, padded as usize);
+        let mut zeros = weights.zero.clone();
+        zeros.resize(padded as usize, 0);
+        let classes: Vec<u8> = rows.of.iter().chain(&columns.of).copied().collect();
+        let pixels = narrow("the number of pixels", shape.pixels())?;
+        let block = abi::Depthwise {
+            x,
+            w: self.constant(&weights.quads(padded as usize)),
+            taps: self.constant_i32(&list),
+            bias: self.constant_i32(&bias),
+            classes: self.constant(&classes),
+            w_zero: if zeros.iter().any(|&z| z != 0) { self.constant_i32(&zeros) } else { 0 },
+            x_strides: [n, ys, xs],
+            h: shape.input[1],
+            width: shape.input[2],
+            oh: shape.output[1],
+            ow: shape.output[2],
+            stride_y: window.stride[0],
+            stride_x: window.stride[1],
+            pad_y: window.pads[0],
+            pad_x: window.pads[1],
+            pixels,
+            channels: l.outputs,
+            padded,
+            quads: taps.div_ceil(4) as u32,
+            flip,
+            column_classes: columns.sets.len() as u32,
+            unused: 0,
+            epilogue,
+        };
+        self.each("depthwise", u64::from(pixels) * u64::from(padded / 4), &block)
+    }
+
+    fn direct(
+        &mut self,
+        x: u64,
+        signed: bool,
+        shape: &Shape,
+        l: &Linear,
+        epilogue: abi::Epilogue,
+    ) -> Result<(), String> {
+        let window = &shape.window;
+        let zeros: Vec<i32> = (0..l.outputs as usize)
+            .map(|c| if l.weights_zero.len() == 1 { l.weights_zero[0] } else { l.weights_zero[c] })
+            .collect();
+        let pixels = narrow("the number of pixels", shape.pixels())?;
+        let block = abi::Direct {
+            x,
+            w: self.blob(l.weights),
+            bias: l.bias.map_or(0, |b| self.blob(b)),
+            w_zero: self.constant_i32(&zeros),
+            x_strides: shape.x_strides,
+            h: shape.input[1],
+            width: shape.input[2],
+            oh: shape.output[1],
+            ow: shape.output[2],
+            kh: window.kernel[0],
+            kw: window.kernel[1],
+            stride_y: window.stride[0],
+            stride_x: window.stride[1],
+            dilation_y: window.dilation[0],
+            dilation_x: window.dilation[1],
+            pad_y: window.pads[0],
+            pad_x: window.pads[1],
+            pixels,
+            channels: l.outputs,
+            group_channels: l.outputs / shape.groups,
+            group_inputs: l.group_inputs,
+            x_signed: signed.into(),
+            w_signed: u32::from(l.weights_dtype == DType::I8),
+            x_zero: l.input_zero,
+            unused: 0,
+            epilogue,
+        };
+        self.each("direct", u64::from(pixels) * u64::from(l.outputs), &block)
+    }
+
+    fn epilogue(
+        &mut self,
+        e: &Epilogue,
+        output: TensorId,
+        strides: [u32; 4],
+        strides_of: impl Fn(&Tensor) -> Result<[u32; 4], String>,
+    ) -> Result<abi::Epilogue, String> {
+        let block = abi::Epilogue { out: self.address(output), strides, ..abi::Epilogue::default() };
+        let step = |bytes: u64| u32::from(bytes > 4);
+        Ok(match e {
+            Epilogue::Raw => block,
+            Epilogue::Float { scale } => {
+                abi::Epilogue { mode: 1, scale: self.blob(*scale), scale_step: step(scale.bytes), ..block }
+            }
+            Epilogue::Requant(r) => {
+                if r.post.len() > abi::POSTS {
+                    return Err(format!(
+                        "{} operations fused behind it; the kernels take {}",
+                        r.post.len(),
+                        abi::POSTS
+                    ));
+                }
+                let mut post = [abi::Post::default(); abi::POSTS];
+                for (to, from) in post.iter_mut().zip(&r.post) {
+                    *to = match from {
+                        Post::Table { table, dtype } => abi::Post {
+                            kind: 1,
+                            pointer: self.blob(*table),
+                            signed_in: u32::from(*dtype == DType::I8),
+                            ..abi::Post::default()
+                        },
+                        Post::Binary { other, value_is_a, rule, dtype } => abi::Post {
+                            kind: 2,
+                            pointer: self.address(*other),
+                            strides: strides_of(self.tensor(*other))?,
+                            signed_in: u32::from(self.tensor(*other).dtype == DType::I8),
+                            value_is_a: (*value_is_a).into(),
+                            rule: self.rule(rule, *dtype),
+                            ..abi::Post::default()
+                        },
+                    };
+                }
+                abi::Epilogue {
+                    mode: 2,
+                    scale: self.blob(r.scale),
+                    scale_step: step(r.scale.bytes),
+                    zero: r.zero,
+                    lo: r.lo,
+                    hi: r.hi,
+                    posts: r.post.len() as u32,
+                    post,
+                    ..block
+                }
+            }
+        })
+    }
+
+    pub(super) fn matmul(&mut self, m: &MatMul) -> Result<(), String> {
+        let (ta, tb, ty) = (self.tensor(m.a), self.tensor(m.b), self.tensor(m.output));
+        let rank = ty.shape.len();
+        let batch_rank = rank - 2;
+        let wide: Vec<usize> = (0..batch_rank).filter(|&d| ty.shape[d] > 1).collect();
+        if wide.len() > 4 {
+            return Err(format!("{} batch dimensions above 1; the kernels take 4", wide.len()));
+        }
+        let (mut batch, mut over) = ([1; 4], [[0; 4]; 3]);
+        for (at, &d) in wide.iter().enumerate() {
+            let to = 4 - wide.len() + at;
+            batch[to] = ty.shape[d];
+            for (strides, t) in over.iter_mut().zip([ta, tb, ty]) {
+                // Missing and single dimensions repeat.
+                let own = (d + t.shape.len()).checked_sub(rank).filter(|&own| t.shape[own] > 1);
+                strides[to] = own.map_or(Ok(0), |own| narrow("a stride", t.strides[own]))?;
+            }
+        }
+        let ends = |t: &Tensor| -> Result<[u32; 2], String> {
+            let n = t.strides.len();
+            Ok([narrow("a stride", t.strides[n - 2])?, narrow("a stride", t.strides[n - 1])?])
+        };
+        let (rows, columns) = (ty.shape[rank - 2], ty.shape[rank - 1]);
+        let total = batch.iter().map(|&d| u64::from(d)).product::<u64>() * u64::from(rows);
+        // The kernel's channel is the column; it places results by its own strides.
+        let epilogue = self.epilogue(&m.epilogue, m.output, [0; 4], |_| {
+            Err("an operand fused behind a product of two computed tensors".into())
+        })?;
+        let block = abi::MatMul {
+            a: self.address(m.a),
+            b: self.address(m.b),
+            a_zero: self.constant_i32(&m.a_zero),
+            b_zero: self.constant_i32(&m.b_zero),
+            batch,
+            a_batch: over[0],
+            b_batch: over[1],
+            y_batch: over[2],
+            a_strides: ends(ta)?,
+            b_strides: ends(tb)?,
+            y_strides: ends(ty)?,
+            total: narrow("the number of rows", total)?,
+            rows,
+            columns,
+            k: ta.shape[ta.shape.len() - 1],
+            a_zero_step: u32::from(m.a_zero.len() > 1),
+            b_zero_step: u32::from(m.b_zero.len() > 1),
+            a_signed: u32::from(ta.dtype == DType::I8),
+            b_signed: u32::from(tb.dtype == DType::I8),
+            epilogue,
+        };
+        self.each("matmul", total * u64::from(columns), &block)
+    }
+}
+
+/// For each tap and piece of its inputs: byte offset from the window's first pixel, then row and column.
+fn tap_list(window: &Window, row_bytes: u32, column_bytes: u32, pieces: u32) -> Result<Vec<i32>, String> {
+    let mut list = Vec::new();
+    for ky in 0..window.kernel[0] {
+        for kx in 0..window.kernel[1] {
+            let (dy, dx) = (ky * window.dilation[0], kx * window.dilation[1]);
+            for piece in 0..pieces {
+                let at = u64::from(dy) * u64::from(row_bytes)
+                    + u64::from(dx) * u64::from(column_bytes)
+                    + u64::from(piece) * 16;
+                list.push(i32::try_from(at).map_err(|_| "a window of more than 2 GiB".to_owned())?);
+                list.push((dy << 16 | dx) as i32);
+            }
+        }
+    }
+    Ok(list)
+}

@@ -1,0 +1,36 @@
+//! The suites of the CPU device on the virtual Orin: random plans of every operation against the reference.
+
+mod virtual_orin;
+
+#[path = "../../device/tests/cpu_linear.rs"]
+mod linear;
+#[path = "../../device/tests/cpu_other.rs"]
+mod other;
+
+use pilotlight_cuda::{Cuda, Mode};
+use pilotlight_device::{Device, LoadError, Program};
+use pilotlight_plan::Plan;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// A device that is opened once for all tests.
+struct Shared(&'static Cuda);
+
+impl Device for Shared {
+    fn describe(&self) -> String {
+        self.0.describe()
+    }
+
+    fn load(&self, plan: &Plan) -> Result<Box<dyn Program>, LoadError> {
+        self.0.load(plan)
+    }
+}
+
+/// One device for each plan, launch and graph mode in turn: emulation costs time.
+fn devices() -> Vec<Box<dyn Device>> {
+    static TURN: AtomicUsize = AtomicUsize::new(0);
+    static OPEN: [OnceLock<Cuda>; 2] = [const { OnceLock::new() }; 2];
+    let turn = TURN.fetch_add(1, Ordering::Relaxed) % 2;
+    let mode = [Mode::Launch, Mode::Graph][turn];
+    vec![Box::new(Shared(OPEN[turn].get_or_init(|| virtual_orin::open(mode))))]
+}

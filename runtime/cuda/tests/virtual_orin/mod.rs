@@ -1,0 +1,20 @@
+//! The virtual Orin as the process's CUDA driver.
+
+use pilotlight_cuda::{Cuda, Mode};
+use std::sync::OnceLock;
+
+/// Opens the CUDA device on the virtual Orin.
+///
+/// The library is loaded by its path first; it is named libcuda.so inside, so cudarc's look-up finds it.
+pub fn open(mode: Mode) -> Cuda {
+    static LOADED: OnceLock<libloading::Library> = OnceLock::new();
+    LOADED.get_or_init(|| {
+        let mut path = std::env::current_exe().unwrap();
+        path.set_file_name("libcuda.so");
+        // SAFETY: (1) the library's initialisers are Rust's, which do nothing.
+        unsafe { libloading::Library::new(path) }.expect("libcuda.so beside the test")
+    });
+    let cuda = Cuda::open(mode).unwrap_or_else(|e| panic!("{e}"));
+    assert!(pilotlight_device::Device::describe(&cuda).contains("virtual"), "another driver was found");
+    cuda
+}
