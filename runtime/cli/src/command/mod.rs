@@ -2,11 +2,21 @@
 
 mod accuracy;
 mod bench;
+#[cfg(feature = "collector")]
+mod collect;
 mod compare;
 mod compile;
+mod energyrunner;
 mod explain;
 mod run;
+#[cfg(feature = "collector")]
+mod simulate_fleet;
+mod telemetry;
+#[cfg(feature = "collector")]
+mod top;
 mod verify;
+#[cfg(feature = "collector")]
+mod wire;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -41,6 +51,15 @@ enum Command {
     Verify(verify::Verify),
     Compare(compare::Compare),
     Accuracy(accuracy::Accuracy),
+    Energyrunner(energyrunner::EnergyRunner),
+    #[cfg(feature = "collector")]
+    Collect(collect::Collect),
+    #[cfg(feature = "collector")]
+    Top(top::Top),
+    #[cfg(feature = "collector")]
+    Wire(wire::Wire),
+    #[cfg(feature = "collector")]
+    SimulateFleet(simulate_fleet::SimulateFleet),
 }
 
 impl Arguments {
@@ -57,6 +76,15 @@ impl Arguments {
             Command::Verify(c) => c.run(),
             Command::Compare(c) => c.run(),
             Command::Accuracy(c) => c.run(),
+            Command::Energyrunner(c) => c.run().map(|()| true),
+            #[cfg(feature = "collector")]
+            Command::Collect(c) => c.run().map(|()| true),
+            #[cfg(feature = "collector")]
+            Command::Top(c) => c.run().map(|()| true),
+            #[cfg(feature = "collector")]
+            Command::Wire(c) => c.run(),
+            #[cfg(feature = "collector")]
+            Command::SimulateFleet(c) => c.run(),
         }
     }
 }
