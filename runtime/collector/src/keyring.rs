@@ -165,6 +165,11 @@ impl Keyring {
         }
     }
 
+    /// The current generation and its secret, for simulated devices; `None` without one.
+    pub fn current_key(&self) -> Option<(u8, FleetKey)> {
+        Some((self.current, self.keys.get(usize::from(self.current))?.clone()?))
+    }
+
     /// What goes into a device's key file, under the current generation; `None` without a current key.
     pub fn device_keys(&self, device: u32) -> Option<DeviceKeys> {
         Some(self.keys.get(usize::from(self.current))?.as_ref()?.device_keys(self.current, device))

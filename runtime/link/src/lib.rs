@@ -10,6 +10,7 @@
 
 mod agent;
 mod boot;
+pub mod energyrunner;
 mod journal;
 mod outbox;
 mod pace;

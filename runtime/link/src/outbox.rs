@@ -89,6 +89,11 @@ impl Outbox {
         self.live == 0
     }
 
+    /// The messages that wait, oldest first.
+    pub fn waiting(&self) -> impl Iterator<Item = &Record> {
+        self.queue.iter().filter(|waiting| !waiting.settled).map(|waiting| &waiting.record)
+    }
+
     /// Times that the file refused; messages are then in memory only.
     pub fn journal_errors(&self) -> u32 {
         self.journal_errors

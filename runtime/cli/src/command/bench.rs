@@ -1,5 +1,6 @@
 //! `pilotlight bench`: how long a model takes, in all and by operation.
 
+use super::telemetry::TelemetryOptions;
 use super::{print_json, progress};
 use crate::device::DeviceOptions;
 use crate::feed;
@@ -32,6 +33,8 @@ pub struct Bench {
     device: DeviceOptions,
     #[command(flatten)]
     compile: CompileOptions,
+    #[command(flatten)]
+    telemetry: TelemetryOptions,
 }
 
 /// How often the model is opened and loaded for the start times.
@@ -92,13 +95,17 @@ impl Bench {
             program.run(&mut slot)?;
             bar.inc(1);
         }
+        let mut telemetry = self.telemetry.start(&model.plan.name)?;
         let mut nanos = Vec::with_capacity(self.runs as usize);
         for _ in 0..self.runs {
             let start = Instant::now();
             program.run(&mut slot)?;
-            nanos.push(start.elapsed().as_nanos() as u64);
+            let took = start.elapsed();
+            nanos.push(took.as_nanos() as u64);
+            telemetry.record(took);
             bar.inc(1);
         }
+        telemetry.finish();
         bar.finish_and_clear();
         let mut by_step: Vec<Vec<u64>> = vec![Vec::new(); model.plan.steps.len()];
         let mut times = Vec::new();

@@ -3,14 +3,24 @@
 mod accuracy;
 mod bench;
 mod boards;
+#[cfg(feature = "collector")]
+mod collect;
 mod compare;
 mod compile;
+mod energyrunner;
 mod explain;
 mod govern;
 mod power;
 mod restore;
 mod run;
+#[cfg(feature = "collector")]
+mod simulate_fleet;
+mod telemetry;
+#[cfg(feature = "collector")]
+mod top;
 mod verify;
+#[cfg(feature = "collector")]
+mod wire;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -50,6 +60,15 @@ enum Command {
     Govern(Box<govern::Govern>),
     Restore(restore::Restore),
     Helper(restore::Helper),
+    Energyrunner(energyrunner::EnergyRunner),
+    #[cfg(feature = "collector")]
+    Collect(collect::Collect),
+    #[cfg(feature = "collector")]
+    Top(top::Top),
+    #[cfg(feature = "collector")]
+    Wire(wire::Wire),
+    #[cfg(feature = "collector")]
+    SimulateFleet(simulate_fleet::SimulateFleet),
 }
 
 impl Arguments {
@@ -71,6 +90,15 @@ impl Arguments {
             Command::Govern(c) => c.run(),
             Command::Restore(c) => c.run().map(|()| true),
             Command::Helper(c) => c.run().map(|()| true),
+            Command::Energyrunner(c) => c.run().map(|()| true),
+            #[cfg(feature = "collector")]
+            Command::Collect(c) => c.run().map(|()| true),
+            #[cfg(feature = "collector")]
+            Command::Top(c) => c.run().map(|()| true),
+            #[cfg(feature = "collector")]
+            Command::Wire(c) => c.run(),
+            #[cfg(feature = "collector")]
+            Command::SimulateFleet(c) => c.run(),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! `pilotlight run`: one input through a model.
 
 use super::print_json;
+use super::telemetry::TelemetryOptions;
 use crate::card::Score;
 use crate::device::DeviceOptions;
 use crate::feed;
@@ -40,6 +41,8 @@ pub struct Run {
     device: DeviceOptions,
     #[command(flatten)]
     compile: CompileOptions,
+    #[command(flatten)]
+    telemetry: TelemetryOptions,
 }
 
 /// What `run --json` prints. Fields are only ever added within one `schema`.
@@ -86,12 +89,16 @@ impl Run {
             None => feed::from_arrays(&model.plan, &self.inputs, &mut slot)?,
         }
         program.run(&mut slot)?;
+        let mut telemetry = self.telemetry.start(&model.plan.name)?;
         let mut nanos = Vec::with_capacity(self.repeat as usize);
         for _ in 0..self.repeat {
             let start = Instant::now();
             program.run(&mut slot)?;
-            nanos.push(start.elapsed().as_nanos() as u64);
+            let took = start.elapsed();
+            nanos.push(took.as_nanos() as u64);
+            telemetry.record(took);
         }
+        telemetry.finish();
         let names = model.plan.outputs.iter().map(|&id| model.plan.tensor(id).name.clone());
         let outputs: Vec<(String, Array)> =
             names.enumerate().map(|(i, n)| (n, feed::output(&model.plan, &slot, i))).collect();
