@@ -1,5 +1,7 @@
 //! The suites of the CPU device on the virtual Orin: random plans of every operation against the reference.
 
+#![allow(clippy::duplicate_mod, reason = "two suites of the CPU device share their support module")]
+
 mod virtual_orin;
 
 #[path = "../../device/tests/cpu_linear.rs"]

@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 pub fn open(mode: Mode) -> Cuda {
     static LOADED: OnceLock<libloading::Library> = OnceLock::new();
     LOADED.get_or_init(|| {
-        let mut path = std::env::current_exe().unwrap();
+        let mut path = std::env::current_exe().expect("this test has a path");
         path.set_file_name("libcuda.so");
         // SAFETY: (1) the library's initialisers are Rust's, which do nothing.
         unsafe { libloading::Library::new(path) }.expect("libcuda.so beside the test")
