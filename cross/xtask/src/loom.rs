@@ -7,7 +7,8 @@ use anyhow::Result;
 
 /// Explores the interleavings of runtime/pilotlight/src/ring.rs.
 pub fn run() -> Result<()> {
-    let mut command = command("cargo", &["test", "--package", "pilotlight", "--release", "--lib", "--locked"]);
+    let mut command =
+        command("cargo", &["test", "--package", "pilotlight", "--release", "--lib", "--locked"]);
     // A folder of its own: the flag is part of every crate's fingerprint.
     command.env("RUSTFLAGS", "--cfg loom").env("CARGO_TARGET_DIR", path(&target()?.join("loom"))?);
     run_command(command)
