@@ -11,7 +11,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use common::{FLEET, config, here, number, until};
-use pilotlight_collector::*;
+use pilotlight_collector::{Collector, Source, Store, StoreConfig};
 use pilotlight_link::simulate::Dice;
 use pilotlight_link::{Agent, AgentConfig, Outbox, Sender, SenderConfig, Target, Unobserved};
 use pilotlight_units::Micros;
