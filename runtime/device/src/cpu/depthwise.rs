@@ -40,15 +40,12 @@ enum Method {
     Plain { weights: Vec<i16>, bias: Vec<i32> },
 }
 
-/// The channel within its block of a place in the kernel's order.
-fn interleaved(place: usize) -> usize {
-    let (v, l) = (place / 16, place % 16);
-    16 * (l / 4) + 4 * v + l % 4
-}
-
 /// Outputs of a row that are computed before their epilogue: their sums stay in the first-level cache.
 const CHUNK: usize = 4 * DEPTHWISE_STEP;
 const _: () = assert!(CHUNK <= ROWS);
+
+/// Columns that one interleaving may cover; more come from absurd strides and dilations only.
+const MAX_COLUMNS: usize = 1 << 14;
 
 /// The most input rows that one interleaving covers.
 const MAX_SLOTS: usize = 16;
@@ -77,19 +74,24 @@ pub(super) fn depthwise(
     let signed = plan.tensor(c.input).dtype == DType::I8;
     let requant = matches!(l.epilogue, plan::Epilogue::Requant(_));
     let method = match kernels.depthwise {
-        Some(d) if requant && kh <= MAX_SLOTS && source.terms() == 1 => {
+        Some(d)
+            if requant
+                && kh <= MAX_SLOTS
+                && columns(&c.window, &output) <= MAX_COLUMNS
+                && source.terms() == 1 =>
+        {
             interleaved_method(plan, c, d, &source, &list, &input, signed)?
         }
         _ => plain_method(plan, c, &source, &list),
     };
-    let order = match method {
-        Method::Plain { .. } => natural_order(&list),
-        Method::Interleaved { .. } => {
-            let natural = natural_order(&list);
-            (0..natural.len()).map(|i| natural[i / BLOCK * BLOCK + interleaved(i % BLOCK)]).collect()
+    let natural = natural_order(&list);
+    let (order, is_interleaved) = match &method {
+        Method::Plain { .. } => (natural, false),
+        Method::Interleaved { kernels, .. } => {
+            let channel = |i: usize| natural[i / BLOCK * BLOCK + (kernels.channel)(i % BLOCK)];
+            ((0..natural.len()).map(channel).collect(), kernels.interleaved)
         }
     };
-    let is_interleaved = matches!(method, Method::Interleaved { .. });
     let view = |id| Spatial::new(plan, id);
     let epilogue = Epilogue::new(plan, &l.epilogue, output, view, &order, is_interleaved)?;
     Ok(epilogue.map(|epilogue| DepthwiseConv {
@@ -122,10 +124,16 @@ fn interleaved_method(
     let weights = packed.as_bytes_mut();
     let mut start = Memory::new("starts of sums", list.len() * BLOCK * 4)?;
     let bias = c.linear.bias.map(|b| plan.blob_i32(b));
-    let zero = c.linear.input_zero + if signed { 128 } else { 0 };
+    // The kernel may take the other 8-bit type, whose values are 128 away.
+    let flip = if signed == kernels.signed { 0 } else { 0x80 };
+    let zero = match (signed, kernels.signed) {
+        (true, false) => c.linear.input_zero + 128,
+        (false, true) => c.linear.input_zero - 128,
+        _ => c.linear.input_zero,
+    };
     for (b, block) in list.iter().enumerate() {
         for place in 0..BLOCK {
-            let own = interleaved(place);
+            let own = (kernels.channel)(place);
             if own >= block.channels {
                 continue;
             }
@@ -148,7 +156,6 @@ fn interleaved_method(
     }
     let mut blank = Memory::new("a row of zero points", input.width * input.strides.x + BLOCK)?;
     blank.as_bytes_mut().fill(c.linear.input_zero as u8);
-    let flip = if signed { 0x80 } else { 0 };
     Ok(Method::Interleaved { kernels, groups, rows, weights: packed, start, blank, flip })
 }
 
@@ -169,14 +176,14 @@ fn plain_method(plan: &Plan, c: &Conv, source: &Source<'_>, list: &[Block]) -> M
     Method::Plain { weights, bias }
 }
 
-impl DepthwiseConv {
-    /// Columns of interleaved input for one output row, those of outputs that are computed for nothing included.
-    fn columns(&self) -> usize {
-        let (sx, dx) = (self.window.stride[1] as usize, self.window.dilation[1] as usize);
-        let outputs = self.output.width.next_multiple_of(DEPTHWISE_STEP);
-        (outputs - 1) * sx + (self.window.kernel[1] as usize - 1) * dx + 1
-    }
+/// Columns of interleaved input for one output row, those of outputs that are computed for nothing included.
+fn columns(w: &Window, output: &Spatial) -> usize {
+    let (sx, dx) = (w.stride[1] as usize, w.dilation[1] as usize);
+    let outputs = output.width.next_multiple_of(DEPTHWISE_STEP);
+    (outputs - 1) * sx + (w.kernel[1] as usize - 1) * dx + 1
+}
 
+impl DepthwiseConv {
     /// Output rows that belong together.
     fn group_rows(&self) -> usize {
         match &self.method {
@@ -213,7 +220,7 @@ impl DepthwiseConv {
         let kw = w.kernel[1] as usize;
         let (sx, dx, left) = (w.stride[1] as usize, w.dilation[1] as usize, w.pads[1] as usize);
         // Input columns `0..count` lie behind `left` columns of padding; further right is padding again.
-        let columns = self.columns();
+        let columns = columns(&self.window, &self.output);
         let before = left.min(columns);
         let count = input.width.min(columns - before);
         let mut slots = [blank.as_bytes().as_ptr(); MAX_SLOTS];
@@ -327,7 +334,7 @@ impl Call for DepthwiseConv {
 
     fn plane_bytes(&self) -> usize {
         match &self.method {
-            Method::Interleaved { groups, .. } => self.columns() * groups * 256,
+            Method::Interleaved { groups, .. } => columns(&self.window, &self.output) * groups * 256,
             Method::Plain { .. } => 0,
         }
     }

@@ -97,7 +97,10 @@ pub(super) fn blocks(c: Channels, panel_bytes: usize) -> Vec<Block> {
     list
 }
 
-/// Packs weights for `kernels`.
+/// Bytes that packed weights may have beside 64 for each byte of the plan's.
+const MAX_BYTES: usize = 64 << 20;
+
+/// Packs weights for `kernels`; `None` where many small groups would take far more memory than the plan's weights.
 ///
 /// `shift` is what the kernel's inputs are larger by than the plan's (128 for i8 seen as u8).
 pub(super) fn pack(
@@ -107,7 +110,7 @@ pub(super) fn pack(
     pieces: &[RunPieces],
     shift: i32,
     kernels: &Kernels,
-) -> Result<Packed, LoadError> {
+) -> Result<Option<Packed>, LoadError> {
     let source = Source::new(plan, l, c.k);
     let unit = kernels.packing.unit_bytes();
     let granule = kernels.run_units;
@@ -121,6 +124,9 @@ pub(super) fn pack(
     let panel_bytes = runs.iter().map(|r| r.units as usize).sum::<usize>() * unit;
     let blocks = blocks(c, panel_bytes);
     let panels: usize = blocks.iter().map(|b| b.panels).sum();
+    if panels * panel_bytes > MAX_BYTES + 64 * source.bytes.len() {
+        return Ok(None);
+    }
     let mut weights = Memory::new("packed weights", panels * panel_bytes)?;
     let mut start = Memory::new("starts of sums", blocks.len() * BLOCK * 4)?;
 
@@ -149,7 +155,7 @@ pub(super) fn pack(
             }
         }
     }
-    Ok(Packed { blocks, runs, panel_bytes, weights, start })
+    Ok(Some(Packed { blocks, runs, panel_bytes, weights, start }))
 }
 
 /// The plan's weights of one operation.

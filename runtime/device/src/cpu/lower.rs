@@ -1,11 +1,12 @@
 //! From a plan's steps to calls.
 
+use super::conv::Lowering;
 use super::kernels::Kernels;
 use super::plain::Plain;
 use super::step::Call;
-use super::{conv, depthwise, pointwise, pool};
+use super::{depthwise, pointwise, pool};
 use crate::LoadError;
-use pilotlight_plan::{Op, Plan, TensorId};
+use pilotlight_plan::{Op, Plan};
 
 /// The steps of a plan, lowered.
 pub(super) struct Lowered {
@@ -40,8 +41,8 @@ fn lower_step(
         Op::Conv(c) if c.linear.group_inputs == 1 && c.linear.outputs == c.groups && c.groups > 1 => {
             boxed(depthwise::depthwise(plan, c, kernels)?)
         }
-        Op::Conv(c) => boxed(conv::conv(plan, c, kernels, threads, apart(plan, c.input, c.output))?),
-        Op::Gemm(g) => boxed(conv::gemm(plan, g, kernels, threads, apart(plan, g.input, g.output))?),
+        Op::Conv(c) => boxed(Lowering { plan, kernels, threads }.conv(c)?),
+        Op::Gemm(g) => boxed(Lowering { plan, kernels, threads }.gemm(g)?),
         Op::Pool(p) => boxed(pool::max_pool(plan, p)),
         Op::Mean(m) => boxed(pool::image_mean(plan, m)),
         Op::Table(t) => boxed(pointwise::table(plan, t)),
@@ -55,9 +56,4 @@ fn lower_step(
 
 fn boxed(call: Option<impl Call + 'static>) -> Option<Box<dyn Call>> {
     call.map(|c| Box::new(c) as Box<dyn Call>)
-}
-
-/// Whether two tensors lie in different buffers: then unused lanes of one hold nothing of the other.
-fn apart(plan: &Plan, a: TensorId, b: TensorId) -> bool {
-    plan.tensor(a).buffer != plan.tensor(b).buffer
 }

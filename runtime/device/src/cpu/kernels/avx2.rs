@@ -1,8 +1,8 @@
 //! AVX2 and AVX-VNNI: dot products in 256-bit registers; the rest is the plain code compiled for AVX2.
 
 use super::{
-    BLOCK, Combine, Gemm, Grid, Kernels, PANEL, Packing, Quantise, Requant, Source, Target, TileState,
-    portable,
+    BLOCK, Combine, Depthwise, DepthwiseKernels, Gemm, Grid, Interleave, Kernels, PANEL, Packing, Quantise,
+    Requant, Source, Target, TileState, portable,
 };
 use std::arch::x86_64::*;
 
@@ -26,7 +26,16 @@ pub(super) fn kernels(vnni: bool) -> Kernels {
     };
     if vnni {
         let gemm = gemm_vnni;
-        return Kernels { packing: Packing::Quads, unsigned_only: true, gemm, gemm_signed: gemm, ..avx2 };
+        let channel = |place| place;
+        let depthwise = DepthwiseKernels { interleave, convolve, channel, interleaved: false, signed: false };
+        return Kernels {
+            packing: Packing::Quads,
+            unsigned_only: true,
+            gemm,
+            gemm_signed: gemm,
+            depthwise: Some(depthwise),
+            ..avx2
+        };
     }
     avx2
 }
@@ -180,4 +189,58 @@ pub(super) unsafe fn accumulate(x: *const u8, signed: bool, zero: i32, w: &[i16]
 pub(super) unsafe fn quantise(q: &Quantise, count: usize, x: *const u8, from: usize, y: *mut u8, to: usize) {
     // SAFETY: the caller's promise, passed on.
     unsafe { portable::quantise_body(q, count, x, from, y, to) }
+}
+
+/// # Safety
+/// As [`portable::interleave_body`].
+#[target_feature(enable = "avx2")]
+unsafe fn interleave(i: &Interleave<'_>) {
+    // SAFETY: the caller's promise, passed on.
+    unsafe { portable::interleave_body(i) }
+}
+
+/// # Safety
+/// As [`Kernels`]: AVX-VNNI; columns and sums as [`Depthwise`] says.
+unsafe fn convolve(d: &Depthwise) {
+    let mut first = 0;
+    while first < d.count {
+        // SAFETY: the caller's promise; the outputs are below `d.count`.
+        unsafe {
+            if d.count - first >= 4 {
+                outputs::<4>(d, first);
+                first += 4;
+            } else {
+                outputs::<1>(d, first);
+                first += 1;
+            }
+        }
+    }
+}
+
+/// # Safety
+/// As [`convolve`]; outputs `first..first + N` exist.
+#[inline(never)]
+#[target_feature(enable = "avx2,avxvnni")]
+unsafe fn outputs<const N: usize>(d: &Depthwise, first: usize) {
+    // Eight channels at a time.
+    for v in 0..BLOCK / 8 {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let mut acc = [_mm256_loadu_si256(d.start.add(v * 8).cast()); N];
+            for g in 0..d.groups {
+                for t in 0..d.taps {
+                    let w = _mm256_loadu_si256(d.weights.add((g * d.taps + t) * 256 + v * 32).cast());
+                    for (i, sum) in acc.iter_mut().enumerate() {
+                        let column = (first + i) * d.stride + t * d.dilation;
+                        let x =
+                            _mm256_loadu_si256(d.input.add((column * d.groups + g) * 256 + v * 32).cast());
+                        *sum = _mm256_dpbusd_avx_epi32(*sum, x, w);
+                    }
+                }
+            }
+            for (i, sum) in acc.into_iter().enumerate() {
+                _mm256_storeu_si256(d.acc.add((first + i) * BLOCK + v * 8).cast(), sum);
+            }
+        }
+    }
 }

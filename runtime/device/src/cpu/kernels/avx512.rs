@@ -26,6 +26,9 @@ pub(super) fn kernels() -> Kernels {
         depthwise: Some(DepthwiseKernels {
             interleave: avx512_depthwise::interleave,
             convolve: avx512_depthwise::convolve,
+            channel: avx512_depthwise::channel,
+            interleaved: true,
+            signed: false,
         }),
     }
 }

@@ -4,10 +4,29 @@
 use super::{BLOCK, DEPTHWISE_STEP, Depthwise, Interleave};
 use std::arch::x86_64::*;
 
+/// What two rounds of byte and word unpacking make of the order of channels; packing undoes it.
+pub(super) fn channel(place: usize) -> usize {
+    let (vector, lane) = (place / 16, place % 16);
+    16 * (lane / 4) + 4 * vector + lane % 4
+}
+
 /// # Safety
 /// As [`super::Kernels`]; `i.rows` holds four rows for each group, `i.out` 256 bytes for each group and column.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 pub(super) unsafe fn interleave(i: &Interleave<'_>) {
+    // SAFETY: the caller's promise, passed on.
+    unsafe {
+        match (i.channels >= 64, i.flip) {
+            (true, 0) => columns::<true, false>(i),
+            (false, 0) => columns::<false, false>(i),
+            _ => columns::<false, true>(i),
+        }
+    }
+}
+
+/// # Safety
+/// As [`interleave`]; 64 channels where `ALL`, a flip of 0 unless `FLIP`.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+unsafe fn columns<const ALL: bool, const FLIP: bool>(i: &Interleave<'_>) {
     let groups = i.rows.len() / 4;
     let mask = if i.channels >= 64 { !0 } else { (1_u64 << i.channels) - 1 };
     let flip = _mm512_set1_epi8(i.flip as i8);
@@ -16,8 +35,13 @@ pub(super) unsafe fn interleave(i: &Interleave<'_>) {
             // SAFETY: each row has `columns` columns of `channels` readable bytes; `out` is large enough.
             unsafe {
                 let load = |r: usize| {
-                    let at = rows[r].add(x * i.stride).cast();
-                    _mm512_xor_si512(_mm512_maskz_loadu_epi8(mask, at), flip)
+                    let at = rows[r].add(x * i.stride);
+                    let v = if ALL {
+                        _mm512_loadu_si512(at.cast())
+                    } else {
+                        _mm512_maskz_loadu_epi8(mask, at.cast())
+                    };
+                    if FLIP { _mm512_xor_si512(v, flip) } else { v }
                 };
                 let (a, b, c, d) = (load(0), load(1), load(2), load(3));
                 let (ab, cd) = (_mm512_unpacklo_epi8(a, b), _mm512_unpacklo_epi8(c, d));

@@ -97,7 +97,8 @@ pub(super) struct Requant {
     pub flip: u8,
     /// Whether the bounds are the type's own, and no scaled sum can leave i32: saturation does the rest.
     pub full: bool,
-    /// Whether accumulators lie in the depthwise kernel's order (see [`Depthwise`]) instead of the channels'.
+    /// Whether accumulators lie in the order of AVX-512's depthwise kernel instead of the channels'; other sets have
+    /// no such order.
     pub interleaved: bool,
 }
 
@@ -163,9 +164,9 @@ pub(super) struct Quantise {
 
 /// A depthwise convolution of 64 channels over part of an output row.
 ///
-/// The input has been interleaved: for each column, for each group of four input rows, 256 bytes: vector `v` of
-/// 64 bytes holds, for lane `l`, the four rows' bytes of channel `16 * (l / 4) + 4 * v + l % 4` (what two rounds
-/// of byte and word unpacking give). Accumulators, weights, starts and scales lie in the same order.
+/// The input has been interleaved: for each column, for each group of four input rows, 256 bytes: at `4 * place` the
+/// four rows' bytes of channel [`DepthwiseKernels::channel`] of that place. Accumulators, weights, starts and scales
+/// lie in the same order.
 pub(super) struct Depthwise {
     /// The interleaved column of the first output's first tap.
     pub input: *const u8,
@@ -179,7 +180,7 @@ pub(super) struct Depthwise {
     pub stride: usize,
     /// Outputs, at most [`ROWS`]; kernels may compute and store up to [`DEPTHWISE_STEP`] - 1 more.
     pub count: usize,
-    /// i8 `[groups][taps][4 vectors][64]`.
+    /// i8 `[groups][taps][64 places][4 rows]`.
     pub weights: *const u8,
     /// 64 starts.
     pub start: *const i32,
@@ -200,7 +201,7 @@ pub(super) struct Interleave<'a> {
     pub columns: usize,
     /// Bytes that may be read of each column, 1 to 64.
     pub channels: usize,
-    /// What each byte is XORed with: 0, or 0x80 where the input is i8.
+    /// What each byte is XORed with: 0, or 0x80 where the kernel takes the other 8-bit type.
     pub flip: u8,
     /// Interleaved columns.
     pub out: *mut u8,
@@ -252,6 +253,12 @@ pub(super) struct DepthwiseKernels {
     pub interleave: unsafe fn(&Interleave<'_>),
     /// See [`Depthwise`].
     pub convolve: unsafe fn(&Depthwise),
+    /// The channel, below [`BLOCK`], of a place in the order that both work in.
+    pub channel: fn(usize) -> usize,
+    /// Whether that order is the one that [`Requant::interleaved`] stands for; if not, it is the channels' own.
+    pub interleaved: bool,
+    /// Whether inputs are taken as i8 after the flip, else as u8.
+    pub signed: bool,
 }
 
 /// How many rows a thread's tile unit is configured for; 0 when it is released.

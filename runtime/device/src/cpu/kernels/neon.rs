@@ -1,7 +1,9 @@
 //! AArch64 dot product: `sdot` in inline assembly, since the intrinsics are not stable in every compiler that this
 //! crate supports. u8 inputs become i8 by flipping the top bit; the lowering shifts their zero point by 128.
 
-use super::{BLOCK, Gemm, Kernels, PANEL, Packing, TileState, portable};
+use super::{
+    BLOCK, Depthwise, DepthwiseKernels, Gemm, Interleave, Kernels, PANEL, Packing, TileState, portable,
+};
 use std::arch::aarch64::*;
 use std::arch::asm;
 
@@ -11,6 +13,13 @@ pub(super) fn kernels() -> Kernels {
         unsigned_shift: -128,
         gemm: gemm::<0x80>,
         gemm_signed: gemm::<0>,
+        depthwise: Some(DepthwiseKernels {
+            interleave,
+            convolve,
+            channel: |place| place,
+            interleaved: false,
+            signed: true,
+        }),
         ..portable::kernels()
     }
 }
@@ -85,4 +94,56 @@ fn dot(mut sum: int32x4_t, a: int8x16_t, b: int8x16_t) -> int32x4_t {
         );
     }
     sum
+}
+
+/// # Safety
+/// As [`portable::interleave_body`].
+unsafe fn interleave(i: &Interleave<'_>) {
+    // SAFETY: the caller's promise, passed on.
+    unsafe { portable::interleave_body(i) }
+}
+
+/// # Safety
+/// As [`Kernels`]: the dot-product extension; columns and sums as [`Depthwise`] says.
+unsafe fn convolve(d: &Depthwise) {
+    let mut first = 0;
+    while first < d.count {
+        // SAFETY: the caller's promise; the outputs are below `d.count`.
+        unsafe {
+            if d.count - first >= 4 {
+                outputs::<4>(d, first);
+                first += 4;
+            } else {
+                outputs::<1>(d, first);
+                first += 1;
+            }
+        }
+    }
+}
+
+/// # Safety
+/// As [`convolve`]; outputs `first..first + N` exist.
+#[inline(never)]
+#[target_feature(enable = "neon,dotprod")]
+unsafe fn outputs<const N: usize>(d: &Depthwise, first: usize) {
+    // Four channels at a time.
+    for v in 0..BLOCK / 4 {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let mut acc = [vld1q_s32(d.start.add(v * 4)); N];
+            for g in 0..d.groups {
+                for t in 0..d.taps {
+                    let w = vld1q_s8(d.weights.add((g * d.taps + t) * 256 + v * 16).cast());
+                    for (i, sum) in acc.iter_mut().enumerate() {
+                        let column = (first + i) * d.stride + t * d.dilation;
+                        let x = vld1q_s8(d.input.add((column * d.groups + g) * 256 + v * 16).cast());
+                        *sum = dot(*sum, w, x);
+                    }
+                }
+            }
+            for (i, sum) in acc.into_iter().enumerate() {
+                vst1q_s32(d.acc.add((first + i) * BLOCK + v * 4), sum);
+            }
+        }
+    }
 }

@@ -3,8 +3,8 @@
 //! The bodies are generic and inlined, so that other sets can compile them again with their own instructions.
 
 use super::{
-    BLOCK, BLOCK_PANELS, Combine, CombineRule, Gemm, Grid, Kernels, PANEL, Packing, Quantise, Requant,
-    Source, Target, TileState,
+    BLOCK, BLOCK_PANELS, Combine, CombineRule, Gemm, Grid, Interleave, Kernels, PANEL, Packing, Quantise,
+    Requant, Source, Target, TileState,
 };
 use pilotlight_plan::BinaryKind;
 
@@ -263,6 +263,28 @@ pub(super) unsafe fn quantise_body(
         } else {
             for k in 0..count {
                 *y.add(k * to) = one(x.add(k * from).cast::<f32>().read_unaligned());
+            }
+        }
+    }
+}
+
+/// Interleaves in the channels' own order.
+///
+/// # Safety
+/// As [`Kernels`]; `i.rows` holds four rows for each group, `i.out` 256 bytes for each group and column.
+#[inline(always)]
+pub(super) unsafe fn interleave_body(i: &Interleave<'_>) {
+    let groups = i.rows.len() / 4;
+    for (g, rows) in i.rows.as_chunks::<4>().0.iter().enumerate() {
+        for x in 0..i.columns {
+            // SAFETY: each row has `columns` columns of `channels` readable bytes; `out` is large enough.
+            unsafe {
+                let rows = rows.map(|r| std::slice::from_raw_parts(r.add(x * i.stride), i.channels));
+                let out = i.out.add((x * groups + g) * 256).cast::<[u8; 4]>();
+                let out = std::slice::from_raw_parts_mut(out, i.channels);
+                for (c, out) in out.iter_mut().enumerate() {
+                    *out = rows.map(|r| r[c] ^ i.flip);
+                }
             }
         }
     }
