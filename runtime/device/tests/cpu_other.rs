@@ -1,9 +1,12 @@
 //! Every operation without weights on the CPU device against the reference, over random shapes, layouts and types.
 
+#[path = "support/compare.rs"]
+mod compare;
 mod support;
 
+use compare::compare;
 use pilotlight_plan::*;
-use support::{Builder, INT8, compare, rule};
+use support::{Builder, INT8, rule};
 
 /// The CPU device in every variant. Runners of other devices have a list of their own.
 #[allow(dead_code, clippy::unwrap_used, reason = "unused where another crate includes this file")]

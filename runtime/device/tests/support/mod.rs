@@ -1,10 +1,7 @@
-//! Small random plans, and a comparison of devices with the reference.
-//!
-//! The crate that uses this names its devices in `crate::devices`.
+//! Small random plans.
 
 #![allow(clippy::unwrap_used, dead_code, reason = "helpers of tests; not every test uses each")]
 
-use pilotlight_device::{Device, Reference};
 use pilotlight_plan::*;
 
 /// The 8-bit types.
@@ -230,45 +227,6 @@ pub fn rule(b: &mut Builder, [x, y]: [DType; 2], result: DType) -> BinaryRule {
         _ => {
             let kind = b.rng.pick(&[BinaryKind::Add, BinaryKind::Sub, BinaryKind::Mul]);
             BinaryRule::Dequantised { kind, a, b: c, output }
-        }
-    }
-}
-
-/// Runs a plan on the reference and on the CPU device with every instruction set of this machine, and compares all
-/// outputs of two runs with different inputs.
-pub fn compare(plan: &Plan, seed: u64, what: &str) {
-    let mut reference = Reference.load(plan).unwrap();
-    let mut wanted = reference.slot().unwrap();
-    for device in crate::devices() {
-        let mut program = device.load(plan).unwrap();
-        let mut slot = program.slot().unwrap();
-        let mut rng = Rng::new(seed);
-        for run in 0..2 {
-            for (i, &id) in plan.inputs.iter().enumerate() {
-                let float = plan.tensor(id).dtype == DType::F32;
-                let bytes = slot.input_mut(i);
-                if float {
-                    for b in bytes.chunks_exact_mut(4) {
-                        // Halves and quarters as well, for ties.
-                        b.copy_from_slice(&(rng.range(-4000, 4000) as f32 / 8.0).to_le_bytes());
-                    }
-                } else {
-                    bytes.iter_mut().for_each(|b| *b = rng.next() as u8);
-                }
-                wanted.input_mut(i).copy_from_slice(slot.input(i));
-            }
-            reference.run(&mut wanted).unwrap();
-            program.run(&mut slot).unwrap();
-            for i in 0..plan.outputs.len() {
-                let differ = slot.output(i).iter().zip(wanted.output(i)).filter(|(a, b)| a != b).count();
-                assert_eq!(
-                    differ,
-                    0,
-                    "{} of {what}: output {i}, run {run}, differs in {differ} of {} bytes",
-                    device.describe(),
-                    slot.output(i).len()
-                );
-            }
         }
     }
 }
