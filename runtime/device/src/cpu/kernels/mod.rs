@@ -96,9 +96,11 @@ pub(super) struct Requant {
     /// What the result is XORed with at the end: 0 for u8, 0x80 for i8.
     pub flip: u8,
     /// Whether the bounds are the type's own, and no scaled sum can leave i32: saturation does the rest.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "only AVX-512 makes use of it"))]
     pub full: bool,
     /// Whether accumulators lie in the order of AVX-512's depthwise kernel instead of the channels'; other sets have
     /// no such order.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "only AVX-512 makes use of it"))]
     pub interleaved: bool,
 }
 
