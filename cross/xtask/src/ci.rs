@@ -68,11 +68,11 @@ fn clippy() -> Result<()> {
 
 /// The README's own command.
 fn test() -> Result<()> {
-    run("cargo", &["test", "--workspace"])
+    run("cargo", &["test", "--workspace", "--no-fail-fast"])
 }
 
 fn doc() -> Result<()> {
-    let mut command = shell::command("cargo", &["doc", "--workspace", "--no-deps", "--locked"]);
+    let mut command = shell::command("cargo", &["doc", "--workspace", "--no-deps", "--all-features", "--locked"]);
     command.env("RUSTDOCFLAGS", "-D warnings");
     shell::run_command(command)
 }

@@ -2,7 +2,7 @@
 //! shows what the fleet's inferences cost.
 //!
 //! [`Collector::start`] runs it; the rest are its parts. What is acknowledged is durable: committed to SQLite with
-//! `synchronous=FULL`, or accepted by JetStream (what that means is said at [`Forward`]).
+//! `synchronous=FULL`, or accepted by JetStream (what that means is said at `Forward`, with the feature `nats`).
 #![forbid(unsafe_code)]
 
 mod backend;

@@ -113,7 +113,13 @@ fn a_killed_collector_forgets_nothing_that_it_acknowledged() {
     let (mut acknowledged_before, mut lives) = (0, 0);
     for _ in 0..kills() {
         let collector = Killed::spawn("child_collector", address, folder.path());
-        let life = 150 + dice.below(400);
+        // It lives until it has acknowledged something (a slow machine takes its time to start one), and then some.
+        let floor = sender.last_sequence() as usize - sender.outbox().len();
+        let patience = Instant::now() + Duration::from_secs(20);
+        while sender.last_sequence() as usize - sender.outbox().len() <= floor && Instant::now() < patience {
+            exchange(&mut sender, Instant::now() + Duration::from_millis(20), true);
+        }
+        let life = dice.below(400);
         exchange(&mut sender, Instant::now() + Duration::from_millis(life), true);
         drop(collector);
         // What the device has no longer, the dead collector's database must have.
