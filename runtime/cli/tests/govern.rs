@@ -80,8 +80,9 @@ fn boards_shows_a_fixture_and_this_machine() {
 #[test]
 fn power_measures_windows() {
     let board = Folder::board("power");
-    let output =
-        done(pilotlight().args(["power", "--json", "--window", "0.2", "--windows", "2", "--root"]).arg(&board.0));
+    let output = done(
+        pilotlight().args(["power", "--json", "--window", "0.2", "--windows", "2", "--root"]).arg(&board.0),
+    );
     let lines: Vec<serde_json::Value> =
         text(&output.stdout).lines().map(|l| serde_json::from_str(l).expect("JSON")).collect();
     assert_eq!(lines.len(), 2);
@@ -93,7 +94,17 @@ fn power_measures_windows() {
 #[test]
 fn a_plant_of_lines_is_governed() {
     let mut child = pilotlight()
-        .args(["govern", "--plant", "stdio", "--budget-us", "8000", "--period-us", "40000", "--percentile", "99"])
+        .args([
+            "govern",
+            "--plant",
+            "stdio",
+            "--budget-us",
+            "8000",
+            "--period-us",
+            "40000",
+            "--percentile",
+            "99",
+        ])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -109,7 +120,11 @@ fn a_plant_of_lines_is_governed() {
     let answers = text(&output.stdout);
     assert_eq!(answers.lines().count(), 51);
     assert!(answers.starts_with("gpu_hz=1020000000 emc_hz=3199000000 changed=1 state=struggling"));
-    assert!(answers.lines().any(|l| l.contains("changed=1") && !l.contains("gpu_hz=1020000000 emc_hz=3199000000")));
+    assert!(
+        answers
+            .lines()
+            .any(|l| l.contains("changed=1") && !l.contains("gpu_hz=1020000000 emc_hz=3199000000"))
+    );
     assert!(text(&output.stderr).contains("50 cycles, 0 late"));
 }
 
