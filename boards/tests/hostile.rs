@@ -78,8 +78,8 @@ fn damaged_mode_files() {
 #[test]
 fn every_error_of_a_mode_file_is_reached() {
     let head = "< PARAM TYPE=CLOCK NAME=GPU >\nMAX /sys/x\n< POWER_MODEL ID=0 NAME=A >\n";
-    type Expected = fn(&ConfError) -> bool;
-    let cases: [(&str, Expected); 12] = [
+    type Case = (&'static str, fn(&ConfError) -> bool);
+    let cases: [Case; 12] = [
         ("< PARAM TYPE=CLOCK NAME=GPU", |e| matches!(e, ConfError::Header { line: 1, .. })),
         ("< NONSENSE A=1 >", |e| matches!(e, ConfError::Header { .. })),
         ("< PARAM NAME=GPU >", |e| matches!(e, ConfError::Key { block: "PARAM", .. })),
