@@ -291,7 +291,7 @@ mod tests {
         let mut runner = EnergyRunner::new(Adder(vec![], 0.0), "pilotlight");
         assert_eq!(say(&mut runner, "name%"), ["m-name-dut-[pilotlight]", "m-ready"]);
         assert_eq!(say(&mut runner, "profile%"), ["m-profile-[pilotlight]", "m-model-[adder]", "m-ready"]);
-        assert_eq!(say(&mut runner, "infer 1%")[2..], ["e-[no input  ]", "m-ready"]);
+        assert_eq!(say(&mut runner, "infer 1%")[4..], ["e-[no input  ]", "m-ready"]);
         assert_eq!(say(&mut runner, "db load 4%"), ["m-[Expecting 4 bytes]", "m-ready"]);
         assert_eq!(say(&mut runner, "db 0102%"), ["m-ready"]);
         assert_eq!(say(&mut runner, "db 03fF%\r\n"), ["m-load-done", "m-ready"]);

@@ -177,17 +177,13 @@ impl Outbox {
         settled
     }
 
-    /// Messages of `boot` before place `end` that are not settled and were last sent before `time`, with their places.
-    pub(crate) fn overtaken(
-        &mut self,
-        boot: u32,
-        end: u64,
-        time: u64,
-    ) -> impl Iterator<Item = (u64, &mut Waiting)> {
+    /// Messages of `boot` before place `end` that are not settled, with their places.
+    pub(crate) fn in_flight(&mut self, boot: u32, end: u64) -> impl Iterator<Item = (u64, &mut Waiting)> {
         let sent = end.saturating_sub(self.gone) as usize;
-        (self.gone..).zip(&mut self.queue).take(sent).filter(move |(_, waiting)| {
-            !waiting.settled && waiting.record.boot == boot && waiting.last_sent < time
-        })
+        (self.gone..)
+            .zip(&mut self.queue)
+            .take(sent)
+            .filter(move |(_, waiting)| !waiting.settled && waiting.record.boot == boot)
     }
 
     fn leave_settled(&mut self) {

@@ -50,7 +50,7 @@ pub(crate) struct Timeout {
 impl Timeout {
     const FIRST: Duration = Duration::from_secs(1);
     const LEAST: Duration = Duration::from_millis(100);
-    const MOST: Duration = Duration::from_secs(60);
+    const MOST: Duration = Duration::from_secs(10);
 
     pub(crate) fn new() -> Self {
         Self { mean: None, deviation: 0.0 }

@@ -336,11 +336,15 @@ impl Sender {
             self.timeout.learn(now.saturating_sub(sent_at));
             self.estimate(ack, sent_at, now);
         }
-        // What was sent clearly before a message that arrived is lost: no need to wait until it is overdue.
-        for (place, waiting) in self.outbox.overtaken(boot, self.unsent, latest.saturating_sub(REORDERING)) {
-            if waiting.due > now {
-                waiting.due = now;
-                self.overdue.push(Reverse((now, place)));
+        // What was sent clearly before a message that arrived is lost: no need to wait until it is overdue. And where
+        // anything was settled the link works again: what was put off during an outage is due as if new.
+        let lost_before = latest.saturating_sub(REORDERING);
+        let soon = if settled > 0 { now + self.timeout.after(1) } else { u64::MAX };
+        for (place, waiting) in self.outbox.in_flight(boot, self.unsent) {
+            let due = if waiting.last_sent < lost_before { now } else { soon };
+            if waiting.due > due {
+                waiting.due = due;
+                self.overdue.push(Reverse((due, place)));
             }
         }
         // Boots that are done with take no memory.

@@ -316,6 +316,30 @@ fn terminal_of(port: &serial2::SerialPort) -> std::path::PathBuf {
     std::fs::read_link(format!("/proc/self/fd/{}", port.as_raw_fd())).unwrap()
 }
 
+/// After an outage of an hour the link is in use again within seconds, not when the longest pause has passed.
+#[test]
+fn an_outage_is_made_up_for_at_once() {
+    let mut sender = Sender::new(&keys(), 1, Outbox::new(400), SenderConfig::default());
+    let (mut ideal, mut frame, mut now) = (Ideal::default(), [0; MAX_FRAME], 0);
+    for _ in 0..300 {
+        sender.push(&log_line("x")).unwrap();
+    }
+    while now < 3_600_000_000 {
+        while sender.next_frame(now, &mut frame).unwrap().is_some() {}
+        now += sender.wait(now).unwrap().max(1000);
+    }
+    let back = now;
+    while !sender.outbox().is_empty() {
+        while let Some(length) = sender.next_frame(now, &mut frame).unwrap() {
+            let answer = ideal.take(&frame[..length], now).unwrap();
+            sender.receive(Frame::parse(&answer).unwrap().0, now + 500).unwrap();
+        }
+        now += sender.wait(now).unwrap_or(0).max(1000);
+    }
+    assert!(now - back < 12_000_000, "{} us", now - back);
+    assert_eq!((ideal.stored.len(), ideal.twice), (300, 0));
+}
+
 struct Steady;
 
 impl Vitals for Steady {
