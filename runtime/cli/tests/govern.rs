@@ -86,7 +86,8 @@ fn power_measures_windows() {
     let lines: Vec<serde_json::Value> =
         text(&output.stdout).lines().map(|l| serde_json::from_str(l).expect("JSON")).collect();
     assert_eq!(lines.len(), 2);
-    assert_eq!(lines[1]["mean_mw"], 5540);
+    // Sums of whole microjoules may end a milliwatt below.
+    assert!((5539..=5540).contains(&lines[1]["mean_mw"].as_u64().expect("a number")), "{}", lines[1]);
     assert_eq!(lines[1]["measured"], true);
     assert!(text(&output.stderr).contains("% of a core"));
 }

@@ -103,7 +103,7 @@ impl Window {
         let moving = (1.0 - still) / f64::from(self.samples).max(1.0);
         let rounding = self.step_mw * covered / libm::sqrt(12.0);
         let variance = self.variance + rounding * rounding * (still * still + moving);
-        self.gross = Microjoules((self.millijoules * 1_000.0).max(0.0) as u64);
+        self.gross = Microjoules(libm::round(self.millijoules * 1_000.0).max(0.0) as u64);
         self.deviation = Microjoules(libm::ceil(libm::sqrt(variance) * 1_000.0) as u64);
     }
 }
