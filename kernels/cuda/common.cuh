@@ -13,5 +13,10 @@ typedef unsigned short u16;
 
 #define DEV static __device__ __forceinline__
 #define KERNEL extern "C" __global__ void __launch_bounds__(256, 1)
+// One block's work as a device function, and the kernel that launches it once for each block of the grid.
+#define BLOCK_KERNEL(name, Type)                                                     \
+  DEV void name##_block(const Type& p, u32 block);                                   \
+  KERNEL name(const __grid_constant__ Type p) { name##_block(p, blockIdx.x); }       \
+  DEV void name##_block(const Type& p, u32 block)
 
 static_assert(sizeof(u64) == 8 && sizeof(i64) == 8 && sizeof(u32) == 4, "types");

@@ -37,7 +37,7 @@ template <bool XS> DEV void mma(int* c, const u32* a, u32 b0, u32 b1) {
 // different groups of four banks.
 DEV u32 swizzle(u32 row, u32 piece) { return row * 64 + ((piece ^ (row >> 1 & 3)) << 4); }
 
-template <bool XS, int WARPS_M, int WARPS_N, int MF, int NF> DEV void conv_tile(const Conv& p) {
+template <bool XS, int WARPS_M, int WARPS_N, int MF, int NF> DEV void conv_tile(const Conv& p, u32 bx, u32 by, u32 bz) {
   constexpr int BM = WARPS_M * MF * 16, BN = WARPS_N * NF * 8, STAGES = 3;
   constexpr int ROWS = BM / 64, A_BYTES = BM * 64, B_BYTES = BN * 64, STAGE = A_BYTES + B_BYTES;
   constexpr int B_UNITS = BN * 4;
@@ -46,7 +46,7 @@ template <bool XS, int WARPS_M, int WARPS_N, int MF, int NF> DEV void conv_tile(
   const u32 s0 = shared_address(shared);
   const u32 tid = threadIdx.x, lane = tid & 31, warp = tid >> 5;
   const u32 wm = warp % WARPS_M * (MF * 16), wn = warp / WARPS_M * (NF * 8);
-  const u32 m0 = blockIdx.x * BM, n0 = blockIdx.y * BN, group = blockIdx.z;
+  const u32 m0 = bx * BM, n0 = by * BN, group = bz;
   const u32 steps = (p.pieces + 3) / 4;         // of 64 bytes of k
   const u32 halves = steps * 2;                 // of 32 bytes: as the weights are packed
   const u64 weights = p.w + (u64)group * p.padded * halves * 32 + (u64)(n0 >> 4) * halves * 512;
@@ -168,7 +168,9 @@ template <bool XS, int WARPS_M, int WARPS_N, int MF, int NF> DEV void conv_tile(
 }
 
 #define CONV(name, xs, wm, wn, mf, nf) \
-  KERNEL name(const __grid_constant__ Conv p) { conv_tile<xs, wm, wn, mf, nf>(p); }
+  KERNEL name(const __grid_constant__ Conv p) { \
+    conv_tile<xs, wm, wn, mf, nf>(p, blockIdx.x, blockIdx.y, blockIdx.z);                 \
+  }
 // Tiles: pixels x channels; warp tiles 64x32, 32x32, 32x16, 16x32.
 CONV(conv_s8_128x128, true, 2, 4, 4, 4)
 CONV(conv_u8_128x128, false, 2, 4, 4, 4)

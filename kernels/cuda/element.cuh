@@ -14,24 +14,24 @@
 
 DEV int clamp(int v, int lo, int hi) { return v < lo ? lo : v > hi ? hi : v; }
 
-KERNEL table8(const __grid_constant__ Map p) {
-  u32 i = blockIdx.x * 256 + threadIdx.x;
+BLOCK_KERNEL(table8, Map) {
+  u32 i = block * 256 + threadIdx.x;
   if (i >= p.total) return;
   u64 x = 0, y = 0;
   WALK(i, p.shape, { x += (u64)k * p.x_strides[d]; y += (u64)k * p.y_strides[d]; })
   ((u8*)p.y)[y] = ((const u8*)p.table)[((const u8*)p.x)[x]];
 }
 
-KERNEL table_f32(const __grid_constant__ Map p) {
-  u32 i = blockIdx.x * 256 + threadIdx.x;
+BLOCK_KERNEL(table_f32, Map) {
+  u32 i = block * 256 + threadIdx.x;
   if (i >= p.total) return;
   u64 x = 0, y = 0;
   WALK(i, p.shape, { x += (u64)k * p.x_strides[d]; y += (u64)k * p.y_strides[d]; })
   ((f32*)p.y)[y] = ((const f32*)p.table)[((const u8*)p.x)[x]];
 }
 
-KERNEL unary(const __grid_constant__ Map p) {
-  u32 i = blockIdx.x * 256 + threadIdx.x;
+BLOCK_KERNEL(unary, Map) {
+  u32 i = block * 256 + threadIdx.x;
   if (i >= p.total) return;
   u64 xo = 0, yo = 0;
   WALK(i, p.shape, { xo += (u64)k * p.x_strides[d]; yo += (u64)k * p.y_strides[d]; })
@@ -50,8 +50,8 @@ KERNEL unary(const __grid_constant__ Map p) {
 
 struct Pair { f32 scale; int zero; };
 
-KERNEL quantize(const __grid_constant__ Map p) {
-  u32 i = blockIdx.x * 256 + threadIdx.x;
+BLOCK_KERNEL(quantize, Map) {
+  u32 i = block * 256 + threadIdx.x;
   if (i >= p.total) return;
   u64 x = 0, y = 0;
   u32 c = 0;
@@ -64,8 +64,8 @@ DEV int load_int(u64 p, u64 at, u32 kind) {
   return kind == 2 ? ((const int*)p)[at] : load8(p + at, kind);
 }
 
-KERNEL dequantize(const __grid_constant__ Map p) {
-  u32 i = blockIdx.x * 256 + threadIdx.x;
+BLOCK_KERNEL(dequantize, Map) {
+  u32 i = block * 256 + threadIdx.x;
   if (i >= p.total) return;
   u64 x = 0, y = 0;
   u32 c = 0;
@@ -77,8 +77,8 @@ KERNEL dequantize(const __grid_constant__ Map p) {
 // As Rust's `as`: floats saturate and NaN is 0, integers keep their low bits.
 DEV i64 long_of(f32 x) { return x != x ? 0 : __float2ll_rz(x); }
 
-KERNEL cast(const __grid_constant__ Map p) {
-  u32 i = blockIdx.x * 256 + threadIdx.x;
+BLOCK_KERNEL(cast, Map) {
+  u32 i = block * 256 + threadIdx.x;
   if (i >= p.total) return;
   u64 x = 0, y = 0;
   WALK(i, p.shape, { x += (u64)k * p.x_strides[d]; y += (u64)k * p.y_strides[d]; })
@@ -90,8 +90,8 @@ KERNEL cast(const __grid_constant__ Map p) {
   else ((s8*)p.y)[y] = (s8)v;
 }
 
-KERNEL zip(const __grid_constant__ Zip p) {
-  u32 i = blockIdx.x * 256 + threadIdx.x;
+BLOCK_KERNEL(zip, Zip) {
+  u32 i = block * 256 + threadIdx.x;
   if (i >= p.total) return;
   u64 a = 0, b = 0, y = 0;
   WALK(i, p.shape, { a += (u64)k * p.a_strides[d]; b += (u64)k * p.b_strides[d]; y += (u64)k * p.y_strides[d]; })
@@ -99,8 +99,8 @@ KERNEL zip(const __grid_constant__ Zip p) {
   else ((s8*)p.y)[y] = (s8)combine(p.rule, load8(p.a + a, p.a_signed), load8(p.b + b, p.b_signed));
 }
 
-KERNEL remap(const __grid_constant__ Remap p) {
-  u32 i = blockIdx.x * 256 + threadIdx.x;
+BLOCK_KERNEL(remap, Remap) {
+  u32 i = block * 256 + threadIdx.x;
   if (i >= p.total) return;
   u64 x = 0, y = 0;
   bool outside = false;
@@ -119,8 +119,8 @@ KERNEL remap(const __grid_constant__ Remap p) {
 
 DEV f32 load_f32(u64 p, u64 at, u32 kind) { return kind == 4 ? ((const f32*)p)[at] : (f32)load8(p + at, kind); }
 
-KERNEL bilinear(const __grid_constant__ Bilinear p) {
-  u32 i = blockIdx.x * 256 + threadIdx.x;
+BLOCK_KERNEL(bilinear, Bilinear) {
+  u32 i = block * 256 + threadIdx.x;
   if (i >= p.total) return;
   u32 column = i % p.shape[3], r = i / p.shape[3], row = r % p.shape[2], s = r / p.shape[2], c = s % p.shape[1], n = s / p.shape[1];
   int4 ry = ((const int4*)p.rows)[row], rx = ((const int4*)p.columns)[column];

@@ -2,8 +2,8 @@
 
 // Any layout, one output element a thread. Reference: reference/linear.rs `conv`, `gemm`.
 // Launch: grid of 256-thread blocks over pixels * channels.
-KERNEL direct(const __grid_constant__ Direct p) {
-  u64 at = (u64)blockIdx.x * 256 + threadIdx.x;
+BLOCK_KERNEL(direct, Direct) {
+  u64 at = (u64)block * 256 + threadIdx.x;
   if (at >= (u64)p.pixels * p.channels) return;
   u32 c = (u32)(at % p.channels), m = (u32)(at / p.channels);
   u32 column = m % p.ow, rest = m / p.ow, row = rest % p.oh, image = rest / p.oh;
@@ -24,8 +24,8 @@ KERNEL direct(const __grid_constant__ Direct p) {
 }
 
 // Sum of the input under each window, by group. Grid over groups * pixels.
-KERNEL window_sums(const __grid_constant__ Sums p) {
-  u64 at = (u64)blockIdx.x * 256 + threadIdx.x;
+BLOCK_KERNEL(window_sums, Sums) {
+  u64 at = (u64)block * 256 + threadIdx.x;
   if (at >= (u64)p.groups * p.pixels) return;
   u32 m = (u32)(at % p.pixels), group = (u32)(at / p.pixels);
   u32 column = m % p.ow, rest = m / p.ow, row = rest % p.oh, image = rest / p.oh;
@@ -52,9 +52,9 @@ DEV int dot4(u32 a, u32 b, int c) {
 // in registers, so that each channel's four taps meet its weights in one dp4a.
 // Input and weights are signed here: unsigned input is flipped, and taps outside the image are 0 after that;
 // the border class's bias accounts for them. Grid over pixels * padded / 4. Reference: linear.rs `conv`.
-KERNEL depthwise(const __grid_constant__ Depthwise p) {
+BLOCK_KERNEL(depthwise, Depthwise) {
   u32 words = p.padded >> 2;
-  u64 at = (u64)blockIdx.x * 256 + threadIdx.x;
+  u64 at = (u64)block * 256 + threadIdx.x;
   if (at >= (u64)p.pixels * words) return;
   u32 word = (u32)(at % words), m = (u32)(at / words), c = word * 4;
   u32 column = m % p.ow, rest = m / p.ow, row = rest % p.oh, image = rest / p.oh;
@@ -99,8 +99,8 @@ KERNEL depthwise(const __grid_constant__ Depthwise p) {
 }
 
 // Two computed matrices. Grid over total * columns. Reference: linear.rs `matmul`.
-KERNEL matmul(const __grid_constant__ MatMul p) {
-  u64 at = (u64)blockIdx.x * 256 + threadIdx.x;
+BLOCK_KERNEL(matmul, MatMul) {
+  u64 at = (u64)block * 256 + threadIdx.x;
   if (at >= (u64)p.total * p.columns) return;
   u32 column = (u32)(at % p.columns), r = (u32)(at / p.columns), row = r % p.rows, rest = r / p.rows;
   u64 a = p.a + (u64)row * p.a_strides[0], b = p.b + (u64)column * p.b_strides[1];

@@ -3,8 +3,8 @@
 DEV int low_of(u32 is_signed) { return is_signed ? -128 : 0; }
 DEV int high_of(u32 is_signed) { return is_signed ? 127 : 255; }
 
-KERNEL pool(const __grid_constant__ Pool p) {
-  u32 i = blockIdx.x * 256 + threadIdx.x;
+BLOCK_KERNEL(pool, Pool) {
+  u32 i = block * 256 + threadIdx.x;
   if (i >= p.total) return;
   // Channels side by side in memory are taken side by side by threads.
   u32 c = i % p.shape[1], r = i / p.shape[1], column = r % p.shape[3], s = r / p.shape[3], row = s % p.shape[2], n = s / p.shape[2];
@@ -40,7 +40,7 @@ KERNEL pool(const __grid_constant__ Pool p) {
 }
 
 #define LINE_START                                                                                 \
-  u32 i = blockIdx.x * 256 + threadIdx.x;                                                          \
+  u32 i = block * 256 + threadIdx.x;                                                          \
   if (i >= p.total) return;                                                                        \
   u64 x = 0, y = 0;                                                                                \
   WALK(i, p.shape, { x += (u64)k * p.x_strides[d]; y += (u64)k * p.y_strides[d]; })
@@ -51,7 +51,7 @@ DEV u64 inner_at(const Line& p, u64 x, u32 j) {
   return x;
 }
 
-KERNEL mean(const __grid_constant__ Line p) {
+BLOCK_KERNEL(mean, Line) {
   LINE_START
   if (p.rule == 0) {
     int sum = 0;
@@ -69,7 +69,7 @@ KERNEL mean(const __grid_constant__ Line p) {
   else ((s8*)p.y)[y] = (s8)round_to(mean / p.y_scale, p.y_zero, low_of(p.y_signed), high_of(p.y_signed));
 }
 
-KERNEL softmax(const __grid_constant__ Line p) {
+BLOCK_KERNEL(softmax, Line) {
   LINE_START
   const f32* in = (const f32*)p.x;
   f32* out = (f32*)p.y;
@@ -83,7 +83,7 @@ KERNEL softmax(const __grid_constant__ Line p) {
   for (u32 j = 0; j < p.length; j++) out[y + (u64)j * p.y_inner] = out[y + (u64)j * p.y_inner] / sum;
 }
 
-KERNEL softmax8(const __grid_constant__ Line p) {
+BLOCK_KERNEL(softmax8, Line) {
   LINE_START
   const f32* table = (const f32*)p.table;
   int max = low_of(p.kind);
@@ -98,7 +98,7 @@ KERNEL softmax8(const __grid_constant__ Line p) {
   }
 }
 
-KERNEL arg_max(const __grid_constant__ Line p) {
+BLOCK_KERNEL(arg_max, Line) {
   LINE_START
   u32 winner = 0;
   f32 best_f = 0.0f;
