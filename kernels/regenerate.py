@@ -3,12 +3,13 @@
 
 Needs the packages of requirements.txt (x86-64 Linux):
     python3 -m venv .venv && .venv/bin/pip install --no-deps --require-hashes -r kernels/requirements.txt
-    .venv/bin/python kernels/regenerate.py [--check]
+    .venv/bin/python kernels/regenerate.py [--check] [--sources FOLDER] [--out FOLDER]
 
 The sources have no includes, and NVRTC sees a fixed program name, so the result depends on the compiler's
 version alone. PTX is labelled .version 7.4, the newest that JetPack 5's driver takes; ptxas checks the label.
 """
 
+import argparse
 import ctypes
 import pathlib
 import re
@@ -19,7 +20,6 @@ import tempfile
 
 HERE = pathlib.Path(__file__).resolve().parent
 SOURCES = ["common", "abi", "rules", "conv", "linear", "element", "reduce"]
-OUT = HERE / "generated"
 OPTIONS = [b"--gpu-architecture=compute_87", b"--std=c++17", b"--fmad=false"]
 # Forms whose bits depend on what ptxas fuses, that approximate, or that bypass the memory model.
 FORBIDDEN = re.compile(r"\b(?:add|sub|mul|mad|fma)\.f32\b|\.approx|\.ftz|\.satfinite|ld\.global\.nc|\.local\b")
@@ -92,14 +92,19 @@ def assemble(ptx):
 
 
 def main():
-    source = "".join((HERE / "cuda" / f"{name}.cuh").read_text() for name in SOURCES)
+    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    arguments.add_argument("--check", action="store_true", help="compare with what is in the folder, write nothing")
+    arguments.add_argument("--sources", type=pathlib.Path, default=HERE / "cuda", help="where the .cuh files lie")
+    arguments.add_argument("--out", type=pathlib.Path, default=HERE / "generated", help="where the results go")
+    arguments = arguments.parse_args()
+    source = "".join((arguments.sources / f"{name}.cuh").read_text() for name in SOURCES)
     ptx = relabel(nvrtc(source))
     check_forms(ptx)
     cubin, figures = assemble(ptx)
     files = {"pilotlight.ptx": ptx.encode(), "pilotlight.sm_87.cubin": cubin, "figures.txt": figures.encode()}
     for name, data in files.items():
-        path = OUT / name
-        if "--check" not in sys.argv[1:]:
+        path = arguments.out / name
+        if not arguments.check:
             path.write_bytes(data)
         elif not path.exists() or path.read_bytes() != data:
             sys.exit(f"{path} is not what the sources give; run kernels/regenerate.py")

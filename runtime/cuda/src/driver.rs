@@ -57,8 +57,8 @@ unsafe impl Send for Kernels {}
 unsafe impl Sync for Kernels {}
 
 impl Kernels {
-    fn load(context: Arc<CudaContext>) -> Result<Self, OpenError> {
-        let image = CString::new(pilotlight_kernels::PTX)
+    fn load(context: Arc<CudaContext>, ptx: &str) -> Result<Self, OpenError> {
+        let image = CString::new(ptx)
             .map_err(|e| OpenError::Driver { call: "reading the kernels", problem: e.to_string() })?;
         let multiprocessors = context
             .attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)
@@ -133,6 +133,15 @@ impl Cuda {
     /// # Errors
     /// [`OpenError`]: no driver, too old a GPU, or the driver's refusal.
     pub fn open(mode: Mode) -> Result<Self, OpenError> {
+        Self::open_with(mode, pilotlight_kernels::PTX)
+    }
+
+    /// As [`Cuda::open`], with this PTX instead of [`pilotlight_kernels::PTX`]: kernels of the same names and
+    /// parameter blocks. The tests open faulty kernels with it, to see that each fault is found.
+    ///
+    /// # Errors
+    /// [`OpenError`]: as [`Cuda::open`]; the driver refuses a text that it cannot compile or that lacks a kernel.
+    pub fn open_with(mode: Mode, ptx: &str) -> Result<Self, OpenError> {
         // cudarc panics on a missing library, so it is looked for first.
         // SAFETY: (1) opening the driver's library runs its initialisers, which every CUDA program does.
         if !unsafe { sys::is_culib_present() } {
@@ -147,7 +156,7 @@ impl Cuda {
         // SAFETY: (1) each program uses one stream of its own and waits for it; nothing relies on the events.
         unsafe { context.disable_event_tracking() };
         let name = context.name().map_err(answer("asking for the GPU's name"))?;
-        Ok(Self { kernels: Arc::new(Kernels::load(context)?), mode, name })
+        Ok(Self { kernels: Arc::new(Kernels::load(context, ptx)?), mode, name })
     }
 
     /// The GPU's streaming multiprocessors.

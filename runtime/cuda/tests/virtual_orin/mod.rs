@@ -14,7 +14,15 @@ pub fn open(mode: Mode) -> Cuda {
         // SAFETY: (1) the library's initialisers are Rust's, which do nothing.
         unsafe { libloading::Library::new(path) }.expect("libcuda.so beside the test")
     });
-    let cuda = Cuda::open(mode).unwrap_or_else(|e| panic!("{e}"));
+    // Kernels to test instead of those that ship: `cargo xtask kernel-mutants` plants faults in them.
+    let cuda = match std::env::var_os("PILOTLIGHT_TEST_PTX") {
+        Some(path) => {
+            let ptx = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+            Cuda::open_with(mode, &ptx)
+        }
+        None => Cuda::open(mode),
+    };
+    let cuda = cuda.unwrap_or_else(|e| panic!("{e}"));
     assert!(pilotlight_device::Device::describe(&cuda).contains("virtual"), "another driver was found");
     cuda
 }
