@@ -12,6 +12,11 @@ macro_rules! blocks {
             pub struct $name { $($(#[$fdoc])* pub $field: $ty,)* }
             // No padding: then equal order, types and size give equal offsets in C.
             const _: () = assert!(core::mem::size_of::<$name>() == 0 $(+ core::mem::size_of::<$ty>())*);
+            impl Addresses for $name {
+                fn addresses(at: usize, found: &mut Vec<usize>) {
+                    $(<$ty>::addresses(at + core::mem::offset_of!($name, $field), found);)*
+                }
+            }
         )*
 
         /// The blocks in C, with assertions of size.
@@ -27,6 +32,33 @@ macro_rules! blocks {
             text
         }
     };
+}
+
+/// Where device addresses lie in a block: they are its 64-bit fields, and nothing else has 64 bits.
+pub trait Addresses {
+    /// Adds the byte offset of every address in a value that begins at `at`.
+    fn addresses(at: usize, found: &mut Vec<usize>);
+}
+
+impl Addresses for u64 {
+    fn addresses(at: usize, found: &mut Vec<usize>) {
+        found.push(at);
+    }
+}
+
+macro_rules! no_addresses {
+    ($($ty:ty),*) => {
+        $(impl Addresses for $ty {
+            fn addresses(_at: usize, _found: &mut Vec<usize>) {}
+        })*
+    };
+}
+no_addresses!(u32, i32, f32);
+
+impl<T: Addresses, const N: usize> Addresses for [T; N] {
+    fn addresses(at: usize, found: &mut Vec<usize>) {
+        (0..N).for_each(|n| T::addresses(at + n * core::mem::size_of::<T>(), found));
+    }
 }
 
 fn c_field(ty: &str, name: &str) -> String {

@@ -1,8 +1,8 @@
 //! The CUDA device: a plan lowered to kernel launches, sent one by one or as one graph.
 //!
-//! It gives the bits of every other device. Inputs and outputs lie in pinned memory that kernels read and
-//! write in place; a [`Slot`](pilotlight_device::Slot)'s bytes are copied to and from it by the host. Without
-//! a driver, [`Cuda::open`] says so; nothing panics.
+//! It gives the bits of every other device. A [`Slot`](pilotlight_device::Slot)'s bytes lie in pinned memory that
+//! kernels read and write in place, so an inference copies nothing; each slot has launches, or a graph, with its
+//! own addresses. Without a driver, [`Cuda::open`] says so; nothing panics.
 //!
 //! ```
 //! use pilotlight_cuda::{Cuda, Mode};
@@ -14,7 +14,8 @@
 
 mod driver;
 mod lower;
+mod memory;
 mod program;
 
 pub use driver::{Cuda, Mode, OpenError};
-pub use lower::{Launch, Unsupported};
+pub use lower::{Launch, Lowered, Unsupported, lower};

@@ -24,7 +24,7 @@ mod slot;
 pub use cpu::{Cpu, CpuOptions, Isa, MAX_THREADS};
 pub use places::{dense, places};
 pub use reference::Reference;
-pub use slot::{Memory, Slot};
+pub use slot::{Memory, Slot, SlotMemory};
 
 use pilotlight_plan::Plan;
 use pilotlight_units::Bytes;
@@ -138,6 +138,9 @@ pub enum RunError {
         /// Sizes that the program needs.
         needed: Vec<usize>,
     },
+    /// The slot's memory is not this program's.
+    #[error("the slot was lent by another program or device; use a slot of this program")]
+    Foreign,
     /// The device failed; it may have to be opened anew, or the process restarted.
     #[error("{call}: the driver answered {problem}; restart the process, or go on with the CPU device")]
     Device {

@@ -3,6 +3,7 @@
 use crate::{LoadError, RunError};
 use pilotlight_plan::{Plan, TensorId};
 use pilotlight_units::Bytes;
+use std::any::Any;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable)]
@@ -40,22 +41,66 @@ impl Memory {
     }
 }
 
+/// Bytes of one input or output of a slot.
+///
+/// A device that reads and writes other memory than plain one implements it, and lends that memory: then
+/// nothing is copied between a slot and the device.
+pub trait SlotMemory: Send {
+    /// All bytes, without what lies behind the end.
+    fn bytes(&self) -> &[u8];
+
+    /// As [`SlotMemory::bytes`], for writing.
+    fn bytes_mut(&mut self) -> &mut [u8];
+}
+
+impl SlotMemory for Memory {
+    fn bytes(&self) -> &[u8] {
+        self.as_bytes()
+    }
+
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        self.as_bytes_mut()
+    }
+}
+
 /// The inputs and outputs of one inference, each row-major in the model's order of dimensions, little-endian.
+///
+/// It may outlive the program that made it.
 pub struct Slot {
-    inputs: Vec<Memory>,
-    outputs: Vec<Memory>,
+    // Dropped first: it may name the memory below.
+    device: Option<Box<dyn Any + Send>>,
+    inputs: Vec<Box<dyn SlotMemory>>,
+    outputs: Vec<Box<dyn SlotMemory>>,
 }
 
 impl Slot {
-    /// Zeroed memory for a plan's inputs and outputs.
+    /// Zeroed plain memory for a plan's inputs and outputs.
     ///
     /// # Errors
     /// [`LoadError::Memory`] when the system has no more.
     pub fn new(plan: &Plan) -> Result<Self, LoadError> {
         let all = |ids: &[TensorId], what| {
-            ids.iter().map(|&id| Memory::new(what, size(plan, id))).collect::<Result<_, _>>()
+            let memory = |&id| Ok(Box::new(Memory::new(what, size(plan, id))?) as Box<dyn SlotMemory>);
+            ids.iter().map(memory).collect::<Result<_, LoadError>>()
         };
-        Ok(Self { inputs: all(&plan.inputs, "input slot")?, outputs: all(&plan.outputs, "output slot")? })
+        let (inputs, outputs) = (all(&plan.inputs, "input slot")?, all(&plan.outputs, "output slot")?);
+        Ok(Self { device: None, inputs, outputs })
+    }
+
+    /// Memory that a device lends, one buffer for each input and output, and what the device keeps with it.
+    ///
+    /// What is kept is dropped before the buffers. Only the device that lent the memory runs such a slot.
+    pub fn lent(
+        inputs: Vec<Box<dyn SlotMemory>>,
+        outputs: Vec<Box<dyn SlotMemory>>,
+        kept: impl Any + Send,
+    ) -> Self {
+        Self { device: Some(Box::new(kept)), inputs, outputs }
+    }
+
+    /// What the device that lent the memory keeps with it; `None` where it is of another type, or the memory plain.
+    pub fn kept<T: Any>(&mut self) -> Option<&mut T> {
+        self.device.as_mut()?.downcast_mut()
     }
 
     /// The bytes of input `i`.
@@ -63,7 +108,7 @@ impl Slot {
     /// # Panics
     /// When the plan has no such input.
     pub fn input(&self, i: usize) -> &[u8] {
-        self.inputs[i].as_bytes()
+        self.inputs[i].bytes()
     }
 
     /// The bytes of input `i`, to be filled before a run.
@@ -71,7 +116,7 @@ impl Slot {
     /// # Panics
     /// When the plan has no such input.
     pub fn input_mut(&mut self, i: usize) -> &mut [u8] {
-        self.inputs[i].as_bytes_mut()
+        self.inputs[i].bytes_mut()
     }
 
     /// The bytes of output `i`, as the last run left them.
@@ -79,7 +124,7 @@ impl Slot {
     /// # Panics
     /// When the plan has no such output.
     pub fn output(&self, i: usize) -> &[u8] {
-        self.outputs[i].as_bytes()
+        self.outputs[i].bytes()
     }
 
     /// The bytes of output `i` for a device to write.
@@ -87,15 +132,19 @@ impl Slot {
     /// # Panics
     /// When the plan has no such output.
     pub fn output_mut(&mut self, i: usize) -> &mut [u8] {
-        self.outputs[i].as_bytes_mut()
+        self.outputs[i].bytes_mut()
     }
 
-    /// Checks that this slot has the sizes that the plan needs.
+    /// Checks that this slot is plain memory and has the sizes that the plan needs.
     ///
     /// # Errors
-    /// [`RunError::Slot`] when it has others.
+    /// [`RunError::Foreign`] when its memory is lent by a device, [`RunError::Slot`] when it has other sizes.
     pub fn check(&self, plan: &Plan) -> Result<(), RunError> {
-        let slots = self.inputs.iter().chain(&self.outputs).map(|m| m.bytes);
+        if self.device.is_some() {
+            // Lent memory need not have the alignment and the slack that plain memory has.
+            return Err(RunError::Foreign);
+        }
+        let slots = self.inputs.iter().chain(&self.outputs).map(|m| m.bytes().len());
         let needed = plan.inputs.iter().chain(&plan.outputs).map(|&id| size(plan, id));
         if self.inputs.len() == plan.inputs.len() && slots.clone().eq(needed.clone()) {
             return Ok(());

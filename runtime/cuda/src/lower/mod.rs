@@ -1,4 +1,4 @@
-//! A plan's steps as kernel launches with all addresses in place.
+//! A plan's steps as kernel launches.
 
 mod element;
 mod linear;
@@ -11,6 +11,8 @@ use std::collections::HashMap;
 use zerocopy::{Immutable, IntoBytes};
 
 /// One kernel launch.
+///
+/// Addresses in its block are places in the plan's memory until it is bound to a slot's.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Launch {
     /// Kernel name.
@@ -21,6 +23,19 @@ pub struct Launch {
     pub shared: u32,
     /// The parameter block; words keep it aligned.
     pub block: Vec<u64>,
+    /// Which words of the block are addresses (or 0, for nothing).
+    pub addresses: Vec<usize>,
+}
+
+impl Launch {
+    /// The launch with the addresses of real memory in its block.
+    pub(crate) fn bound(&self, bases: &Bases) -> Self {
+        let mut launch = self.clone();
+        for &n in &self.addresses {
+            launch.block[n] = bases.resolve(launch.block[n]);
+        }
+        launch
+    }
 }
 
 /// What the kernels cannot do.
@@ -41,17 +56,60 @@ pub(crate) struct Bases {
     pub(crate) outputs: Vec<u64>,
 }
 
-/// Launches by step, and what they need.
-pub(crate) struct Lowered {
-    pub(crate) steps: Vec<Vec<Launch>>,
-    /// Packed weights, tables, lists.
-    pub(crate) constants: Vec<u8>,
-    /// Bytes of working memory behind the arena.
-    pub(crate) scratch: usize,
+/// Bits of a place that are an offset: no memory of a plan is larger.
+const OFFSET_BITS: u32 = 40;
+/// Bits of a place that are the number of an input or output.
+const NUMBER_BITS: u32 = 20;
+
+impl Bases {
+    /// Places instead of addresses: the space in the upper four bits, then the number of the input or output,
+    /// then the offset. They are aligned as real memory is.
+    fn places(plan: &Plan) -> Self {
+        let place = |space: u64, n: usize| space << (OFFSET_BITS + NUMBER_BITS) | (n as u64) << OFFSET_BITS;
+        Self {
+            arena: place(1, 0),
+            constants: place(2, 0),
+            inputs: (0..plan.inputs.len()).map(|n| place(3, n)).collect(),
+            outputs: (0..plan.outputs.len()).map(|n| place(4, n)).collect(),
+        }
+    }
+
+    /// The address that a place stands for; 0 stays nothing.
+    fn resolve(&self, place: u64) -> u64 {
+        let offset = place & ((1 << OFFSET_BITS) - 1);
+        let n = (place >> OFFSET_BITS & ((1 << NUMBER_BITS) - 1)) as usize;
+        match place >> (OFFSET_BITS + NUMBER_BITS) {
+            1 => self.arena + offset,
+            2 => self.constants + offset,
+            3 => self.inputs[n] + offset,
+            4 => self.outputs[n] + offset,
+            _ => place,
+        }
+    }
 }
 
-/// Lowers a validated plan for a GPU of so many multiprocessors.
-pub(crate) fn lower(plan: &Plan, bases: &Bases, multiprocessors: u32) -> Result<Lowered, Unsupported> {
+/// Launches by step, and what they need. It depends on the plan and the number of multiprocessors alone.
+pub struct Lowered {
+    /// The launches of each step of the plan.
+    pub steps: Vec<Vec<Launch>>,
+    /// Packed weights, tables, lists.
+    pub constants: Vec<u8>,
+    /// Bytes of working memory behind the arena.
+    pub scratch: usize,
+}
+
+/// Lowers a valid plan for a GPU of so many multiprocessors.
+///
+/// # Errors
+/// [`Unsupported`] names the step and what of it the kernels cannot do.
+pub fn lower(plan: &Plan, multiprocessors: u32) -> Result<Lowered, Unsupported> {
+    let most = 1 << NUMBER_BITS;
+    if plan.inputs.len().max(plan.outputs.len()) > most {
+        let problem =
+            format!("{} inputs and {} outputs; at most {most} each", plan.inputs.len(), plan.outputs.len());
+        return Err(Unsupported { step: "the plan".into(), problem });
+    }
+    let bases = &Bases::places(plan);
     let mut lowering = Lowering {
         plan,
         bases,
@@ -127,7 +185,7 @@ impl<'a> Lowering<'a> {
         self.plan.tensor(id)
     }
 
-    /// The address of a tensor's first element.
+    /// The place of a tensor's first element.
     fn address(&mut self, id: TensorId) -> u64 {
         let t = self.tensor(id);
         let buffer = self.plan.buffers[t.buffer.0 as usize];
@@ -140,7 +198,7 @@ impl<'a> Lowering<'a> {
         base + t.offset
     }
 
-    /// The device address of a blob; a blob used twice is stored once.
+    /// The place of a blob; a blob used twice is stored once.
     fn blob(&mut self, blob: Blob) -> u64 {
         if let Some(&address) = self.blobs.get(&blob) {
             return address;
@@ -163,23 +221,31 @@ impl<'a> Lowering<'a> {
         self.constant(list.as_bytes())
     }
 
-    fn launch(
+    fn launch<B: IntoBytes + Immutable + abi::Addresses>(
         &mut self,
         kernel: impl Into<String>,
         grid: [u32; 3],
         shared: u32,
-        block: &(impl IntoBytes + Immutable),
+        block: &B,
     ) {
         let words = block.as_bytes().chunks(8).map(|c| {
             let mut word = [0u8; 8];
             word[..c.len()].copy_from_slice(c);
             u64::from_ne_bytes(word)
         });
-        self.out.push(Launch { kernel: kernel.into(), grid, shared, block: words.collect() });
+        let mut addresses = Vec::new();
+        B::addresses(0, &mut addresses);
+        addresses.iter_mut().for_each(|at| *at /= 8);
+        self.out.push(Launch { kernel: kernel.into(), grid, shared, block: words.collect(), addresses });
     }
 
     /// Launches a kernel of one element a thread.
-    fn each(&mut self, kernel: &str, total: u64, block: &(impl IntoBytes + Immutable)) -> Result<(), String> {
+    fn each<B: IntoBytes + Immutable + abi::Addresses>(
+        &mut self,
+        kernel: &str,
+        total: u64,
+        block: &B,
+    ) -> Result<(), String> {
         let blocks = narrow("the number of blocks", total.div_ceil(256))?;
         self.launch(kernel, [blocks, 1, 1], 0, block);
         Ok(())
