@@ -9,6 +9,7 @@
 //! | [`nvpmodel`] | the power mode file in its real dialect |
 //! | [`control`] | writes on an allow-list, a state file that undoes them, one owner at a time |
 //! | [`helper`] | the line protocol by which an unprivileged program asks a root helper for those writes |
+//! | [`model`] | modelled time and energy of GPU work, from counts |
 //! | [`fixture`] | trees of every module and JetPack layout, made by us in the same grammar |
 //!
 //! ```
@@ -30,6 +31,7 @@ pub mod emc;
 pub mod fixture;
 pub mod gpu;
 pub mod helper;
+pub mod model;
 pub mod nvpmodel;
 pub mod rails;
 pub mod thermal;
