@@ -1,5 +1,7 @@
 //! What the driver needs to know of each Orin: sizes and limits. Rails and power modes live elsewhere.
 
+use pilotlight_boards::model::{Clocks, Machine};
+
 /// A board as the driver sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Board {
@@ -11,14 +13,25 @@ pub struct Board {
     pub sms: u32,
     /// Highest GPU clock in kHz.
     pub clock_khz: u64,
+    /// Highest memory clock in kHz.
+    pub emc_khz: u64,
+    /// Name of the module's facts in [`pilotlight_boards`].
+    pub module: &'static str,
     /// Bytes of memory, shared with the CPU.
     pub memory: u64,
 }
 
 const GIB: u64 = 1 << 30;
 
-const fn board(name: &'static str, sms: u32, clock_khz: u64, gib: u64) -> Board {
-    Board { name, device_name: "Orin (virtual)", sms, clock_khz, memory: gib * GIB }
+const fn board(
+    name: &'static str,
+    module: &'static str,
+    sms: u32,
+    clock_khz: u64,
+    emc_khz: u64,
+    gib: u64,
+) -> Board {
+    Board { name, device_name: "Orin (virtual)", sms, clock_khz, emc_khz, module, memory: gib * GIB }
 }
 
 /// Every board. Multiprocessors follow from the power-mode tables' TPC masks, two to a TPC.
@@ -26,18 +39,30 @@ const fn board(name: &'static str, sms: u32, clock_khz: u64, gib: u64) -> Board 
 /// # Source
 /// NVIDIA's public nvpmodel tables for p3701 and p3767; clocks are the highest of each module's table.
 pub const BOARDS: &[Board] = &[
-    board("orin-nano-super", 8, 1_020_000, 8),
-    board("orin-nano-8gb", 8, 624_750, 8),
-    board("orin-nano-4gb", 4, 624_750, 4),
-    board("orin-nx-16", 8, 918_000, 16),
-    board("orin-nx-8", 8, 765_000, 8),
-    board("orin-nx-10w", 4, 612_000, 16),
-    board("agx-orin-64", 16, 1_300_500, 64),
-    board("agx-orin-32", 14, 930_750, 32),
-    board("agx-orin-15w", 6, 408_000, 64),
+    board("orin-nano-super", "orin-nano-8gb-super", 8, 1_020_000, 3_199_000, 8),
+    board("orin-nano-8gb", "orin-nano-8gb", 8, 624_750, 2_133_000, 8),
+    board("orin-nano-4gb", "orin-nano-4gb", 4, 624_750, 2_133_000, 4),
+    board("orin-nx-16", "orin-nx-16gb", 8, 918_000, 3_199_000, 16),
+    board("orin-nx-8", "orin-nx-8gb", 8, 765_000, 3_199_000, 8),
+    board("orin-nx-10w", "orin-nx-16gb", 4, 612_000, 2_133_000, 16),
+    board("agx-orin-64", "agx-orin-64gb", 16, 1_300_500, 3_199_000, 64),
+    board("agx-orin-32", "agx-orin-32gb", 14, 930_750, 3_199_000, 32),
+    board("agx-orin-15w", "agx-orin-64gb", 6, 408_000, 2_133_000, 64),
     // No such module: one multiprocessor keeps the emulator's working set in the host's cache.
-    board("one-sm", 1, 1_020_000, 8),
+    board("one-sm", "orin-nano-8gb-super", 1, 1_020_000, 3_199_000, 8),
 ];
+
+impl Board {
+    /// The board at its highest clocks, for the model of time and energy.
+    ///
+    /// # Panics
+    /// If the module is not among the boards' facts, which a test rules out.
+    pub fn machine(&self) -> Machine {
+        let facts = pilotlight_boards::named(self.module).expect("a test looks every module up");
+        let clocks = Clocks { gpu: self.clock_khz as f64 * 1e3, emc: self.emc_khz as f64 * 1e3 };
+        Machine { sms: self.sms, ..Machine::of(&facts, clocks) }
+    }
+}
 
 /// Limits of compute capability 8.7, the same for all (CUDA C++ programming guide, technical specifications).
 pub mod limits {
@@ -96,6 +121,19 @@ mod tests {
         assert_eq!(blocks_per_sm(1024, 80, 0), 0);
         assert_eq!(blocks_per_sm(128, 32, 100 * 1024), 1);
         assert_eq!(blocks_per_sm(128, 32, 164 * 1024), 0);
+    }
+
+    #[test]
+    fn every_board_has_its_module_s_facts() {
+        for board in BOARDS {
+            let facts = pilotlight_boards::named(board.module).unwrap_or_else(|| panic!("{}", board.module));
+            let machine = board.machine();
+            assert_eq!(machine.sms, board.sms);
+            assert!(board.sms <= facts.gpu.sms || board.name == "one-sm");
+            let top = |clocks: &[f64]| clocks.last().map_or(0, |mhz| (mhz * 1e3).round() as u64);
+            assert!(board.clock_khz <= top(&facts.gpu.clocks_mhz) + 1000, "{}", board.name);
+            assert!(board.emc_khz <= top(&facts.memory.emc_mhz), "{}", board.name);
+        }
     }
 
     #[test]

@@ -24,7 +24,7 @@ pub enum Class {
     Int,
     /// Float arithmetic and comparisons.
     Float,
-    /// Conversions between types.
+    /// Conversions to and from float. Those between integers are integer arithmetic to the device.
     Convert,
     /// Moves between registers.
     Move,

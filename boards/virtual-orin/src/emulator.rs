@@ -5,6 +5,7 @@ use crate::code::Program;
 use crate::counters::Counters;
 use crate::exec::{LaunchShape, Machine, TrapReport};
 use crate::grid::{Grid, Status};
+use crate::l2::L2;
 use crate::lower::lower;
 use crate::memory::{Fault, Memory};
 use crate::ptx::{self, PtxError};
@@ -26,14 +27,12 @@ pub struct Options {
     pub seed: u64,
     /// Run the race detector.
     pub race: bool,
-    /// Count sectors and bank conflicts.
-    pub detail: bool,
 }
 
 impl Options {
-    /// A board with seed 1, no race detector, no detail.
+    /// A board with seed 1, no race detector.
     pub fn new(board: &Board) -> Self {
-        Options { board: *board, seed: 1, race: false, detail: false }
+        Options { board: *board, seed: 1, race: false }
     }
 }
 
@@ -142,9 +141,10 @@ impl Emulator {
         let memory = Memory::new(options.board.memory, rng.bits());
         let machine = Machine {
             memory,
-            counters: Counters { detail: options.detail, ..Counters::default() },
+            counters: Counters::default(),
+            l2: L2::new(options.board.machine().l2_bytes),
             clock: 0,
-            clock_khz: options.board.clock_khz,
+            model: options.board.machine(),
             race: None,
             rng,
             progress: 0,

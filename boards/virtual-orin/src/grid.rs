@@ -230,10 +230,11 @@ impl Grid {
         true
     }
 
-    /// A coarse clock for `globaltimer`: every multiprocessor issues up to four warp instructions a cycle.
+    /// While a kernel runs, `globaltimer` goes by what its blocks can issue, four warp instructions a clock on
+    /// each multiprocessor: never more than the whole launch is modelled to take.
     fn advance_clock(&self, used: u64, machine: &mut Machine) {
-        let ways = (self.resident.len() as u64 * 8).min(u64::from(self.sms) * 4).max(1);
-        machine.clock += used * (1_000_000_000 / machine.clock_khz.max(1)) / ways;
+        let ways = (self.resident.len() as u64).min(u64::from(self.sms)).max(1) * 4;
+        machine.clock += (used as f64 * 1e12 / machine.model.clocks.gpu) as u64 / ways;
     }
 
     fn turn(&mut self, b: usize, w: usize, quantum: u64, machine: &mut Machine) -> Result<u64, TrapReport> {

@@ -12,6 +12,7 @@ pub mod driver;
 pub mod emulator;
 pub mod exec;
 pub mod grid;
+pub mod l2;
 pub mod liveness;
 pub mod lower;
 pub mod memory;

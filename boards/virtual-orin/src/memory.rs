@@ -144,12 +144,21 @@ impl Memory {
         self.windows.iter().filter(|w| matches!(w, Window::Live(_))).count()
     }
 
-    fn index(address: u64) -> Option<usize> {
+    /// The window that an address lies in.
+    pub fn index(address: u64) -> Option<usize> {
         (address >> 48 == 1).then(|| ((address - DEVICE_BASE) >> WINDOW_BITS) as usize)
     }
 
     fn window_mut(&mut self, address: u64) -> Option<&mut Window> {
         self.windows.get_mut(Self::index(address)?)
+    }
+
+    /// The first address of the allocation in a window, if it is live.
+    pub fn base(&self, window: usize) -> Option<u64> {
+        match self.windows.get(window)? {
+            Window::Live(a) => Some(a.base),
+            Window::Freed => None,
+        }
     }
 
     fn fault(&self, address: u64, len: usize) -> Fault {

@@ -22,12 +22,35 @@ fn library() -> std::path::PathBuf {
     path
 }
 
-fn context() -> Arc<CudaContext> {
+fn loaded() -> &'static libloading::Library {
     static LOADED: std::sync::OnceLock<libloading::Library> = std::sync::OnceLock::new();
     // SAFETY: (1) the library's initialisers are Rust's, which do nothing.
-    LOADED
-        .get_or_init(|| unsafe { libloading::Library::new(library()) }.expect("libcuda.so beside the test"));
+    LOADED.get_or_init(|| unsafe { libloading::Library::new(library()) }.expect("libcuda.so beside the test"))
+}
+
+fn context() -> Arc<CudaContext> {
+    loaded();
     CudaContext::new(0).unwrap()
+}
+
+/// Finished launches of a kernel since the last call, as the library reports them.
+fn report(kernel: &str) -> Vec<serde_json::Value> {
+    // SAFETY: (1) the symbol has this type.
+    let report: libloading::Symbol<'_, unsafe extern "C" fn(*mut u8, usize) -> usize> =
+        unsafe { loaded().get(b"pilotlight_virtual_report") }.unwrap();
+    let mut text = vec![0u8; 1];
+    loop {
+        // SAFETY: (1) the buffer has the length given.
+        let needed = unsafe { report(text.as_mut_ptr(), text.len()) };
+        if needed <= text.len() {
+            text.truncate(needed - 1);
+            break;
+        }
+        text.resize(needed, 0);
+    }
+    let all = text.split(|b| *b == b'\n').filter(|line| !line.is_empty());
+    let all = all.map(|line| serde_json::from_slice::<serde_json::Value>(line).unwrap());
+    all.filter(|launch| launch["kernel"] == kernel).collect()
 }
 
 fn kernel(context: &Arc<CudaContext>, text: &str) -> Result<CudaFunction, DriverError> {
@@ -55,6 +78,47 @@ fn affine(stream: &Arc<CudaStream>, f: &CudaFunction, n: usize) {
     unsafe { stream.launch_builder(f).arg(&x).arg(&mut y).arg(&count).launch(config) }.unwrap();
     let output = stream.clone_dtoh(&y).unwrap();
     assert!(input.iter().zip(&output).all(|(a, b)| a.wrapping_mul(3).wrapping_add(1) == *b));
+}
+
+#[test]
+fn a_launch_is_reported_with_its_counts_and_modelled_time() {
+    let context = context();
+    let stream = context.new_stream().unwrap();
+    let text = AFFINE.replace(".entry k(", ".entry reported(");
+    let module = context.load_module(Ptx::from_src(format!("{HEAD}{text}"))).unwrap();
+    let f = module.load_function("reported").unwrap();
+    let x = stream.clone_htod(&vec![1u32; 65_536]).unwrap();
+    let mut y = stream.alloc_zeros::<u32>(65_536).unwrap();
+    let count = 65_536u32;
+    let config = LaunchConfig { grid_dim: (512, 1, 1), block_dim: (128, 1, 1), shared_mem_bytes: 0 };
+    let event = || stream.record_event(Some(sys::CUevent_flags::CU_EVENT_DEFAULT)).unwrap();
+    let start = event();
+    for _ in 0..2 {
+        // SAFETY: (1) the arguments are those of the kernel.
+        unsafe { stream.launch_builder(&f).arg(&x).arg(&mut y).arg(&count).launch(config) }.unwrap();
+    }
+    let end = event();
+    stream.synchronize().unwrap();
+    let launches = report("reported");
+    assert_eq!(launches.len(), 2);
+    let number = |v: &serde_json::Value| v.as_f64().unwrap();
+    for launch in &launches {
+        // 8,192 sectors in, as many out; 16 warp instructions in each of 2,048 warps.
+        assert_eq!(
+            (number(&launch["counters"]["load_bytes"]), number(&launch["work"]["l2_bytes"])),
+            (262_144.0, 524_288.0)
+        );
+        assert_eq!(number(&launch["issued"]["load.global"]), 2048.0);
+        assert!(number(&launch["modelled"]["ns"]) > 0.0 && number(&launch["modelled"]["joules"]) > 0.0);
+        let took = number(&launch["end_ns"]) - number(&launch["start_ns"]);
+        assert!(took + 1.0 >= number(&launch["modelled"]["ns"]).floor(), "{launch}");
+    }
+    // The first launch brings its input from DRAM; the second finds it in L2.
+    let read = |launch: &serde_json::Value| number(&launch["work"]["dram_read"]);
+    assert_eq!((read(&launches[0]), read(&launches[1])), (262_144.0, 0.0));
+    assert_eq!(launches[0]["dram_read_by"].as_array().unwrap().len(), 1);
+    let modelled: f64 = launches.iter().map(|l| number(&l["modelled"]["ns"])).sum();
+    assert!(f64::from(start.elapsed_ms(&end).unwrap()) * 1e6 >= modelled * 0.999);
 }
 
 #[test]

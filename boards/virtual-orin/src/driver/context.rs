@@ -5,6 +5,7 @@ use super::{
 };
 use crate::board::limits;
 use crate::emulator::Emulator;
+use pilotlight_boards::model::Clocks;
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::ffi::{c_char, c_int, c_uint};
@@ -46,7 +47,7 @@ fn init() -> Answer {
         graphs: HashMap::new(),
         executables: HashMap::new(),
         running: Vec::new(),
-        launches: Vec::new(),
+        launches: std::collections::VecDeque::new(),
         last_error: String::new(),
         sticky: None,
         retained: 0,
@@ -252,6 +253,20 @@ fn text_out(text: &str, to: *mut c_char, len: usize) -> usize {
 pub unsafe extern "C" fn pilotlight_virtual_last_error(to: *mut c_char, len: usize) -> usize {
     let text = lock().as_ref().map_or_else(String::new, |s| s.last_error.clone());
     text_out(&text, to, len)
+}
+
+/// Sets the clocks at which launches from now on are modelled, in Hz. Returns 0, or 1 when the device is not
+/// initialised or a clock is outside 1 MHz to 10 GHz.
+#[unsafe(no_mangle)]
+pub extern "C" fn pilotlight_virtual_clocks(gpu_hz: u64, emc_hz: u64) -> c_int {
+    let allowed = 1_000_000..=10_000_000_000;
+    match lock().as_mut() {
+        Some(state) if allowed.contains(&gpu_hz) && allowed.contains(&emc_hz) => {
+            state.emulator.machine.model.clocks = Clocks { gpu: gpu_hz as f64, emc: emc_hz as f64 };
+            0
+        }
+        _ => 1,
+    }
 }
 
 /// Finished launches with their counters, see [`super::report`]. Call once with `len` 0 for the size: the

@@ -5,7 +5,7 @@
 //! a real device. The device has no pools of memory and one primary context.
 //!
 //! Environment: `PILOTLIGHT_VIRTUAL_BOARD` (a name of [`crate::board::BOARDS`]), `_SEED` (a number), `_RACE=1`,
-//! `_DETAIL=1` (sectors and bank conflicts), `_LOG=FILE` (each call as a line). Others of that prefix are refused.
+//! `_LOG=FILE` (each call as a line). Others of that prefix are refused.
 #![allow(
     unsafe_code,
     reason = "a C interface: pointers come from the caller, as the driver API's contract says"
@@ -120,6 +120,9 @@ struct Running {
     counters: crate::counters::Counters,
     name: String,
     start: u64,
+    /// Warps of a block, and blocks that fit a multiprocessor.
+    warps_per_block: u64,
+    blocks_per_sm: u64,
     /// Thousandths of the device that its resident blocks take.
     share: u64,
 }
@@ -146,7 +149,7 @@ struct State {
     graphs: HashMap<u64, Vec<Work>>,
     executables: HashMap<u64, Vec<Work>>,
     running: Vec<Running>,
-    launches: Vec<worker::Launch>,
+    launches: VecDeque<worker::Launch>,
     last_error: String,
     sticky: Option<Code>,
     retained: u32,

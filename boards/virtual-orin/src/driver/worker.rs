@@ -7,7 +7,8 @@ use crate::emulator::LaunchError;
 use crate::exec::{TrapKind, TrapReport};
 use crate::grid::Status;
 use crate::memory::Fault;
-use std::fmt::Write as _;
+use pilotlight_boards::model::{self, Modelled};
+use serde_json::json;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
@@ -15,16 +16,21 @@ use std::time::Duration;
 
 /// Warp instructions between two moments at which callers may take the lock: about a millisecond.
 const SLICE: u64 = 30_000;
+/// Launches kept for a report that nobody fetches.
+const MOST_LAUNCHES: usize = 100_000;
 /// Thousandths of the device.
 const WHOLE: u64 = 1000;
 
 /// A finished launch, for the report.
 pub struct Launch {
     name: String,
-    blocks: u64,
+    work: model::Work,
     counters: Counters,
+    modelled: Modelled,
     start: u64,
     end: u64,
+    /// Bytes read from DRAM by allocation: first address, bytes.
+    reads: Vec<(u64, u64)>,
 }
 
 /// Starts the device thread once.
@@ -128,10 +134,17 @@ fn start_work(state: &mut State, id: u64) -> bool {
             pop(state, id);
             match state.emulator.launch(&kernel, config, params) {
                 Ok(grid) => {
-                    let detail = state.emulator.options.detail;
-                    let counters = Counters { detail, ..Counters::default() };
                     let (name, start) = (kernel.program.name.clone(), state.emulator.machine.clock);
-                    state.running.push(Running { stream: id, grid, counters, name, start, share });
+                    state.running.push(Running {
+                        stream: id,
+                        grid,
+                        counters: Counters::default(),
+                        name,
+                        start,
+                        warps_per_block: u64::from(threads.div_ceil(32)),
+                        blocks_per_sm: u64::from(per_sm),
+                        share,
+                    });
                     if let Some(stream) = state.streams.get_mut(&id) {
                         stream.running = Some(number);
                     }
@@ -213,18 +226,23 @@ fn slice(state: &mut State, n: usize) -> bool {
         Ok(Status::WaitsForHost) => false,
         Ok(Status::Done) => {
             let done = state.running.swap_remove(n);
-            let end = state.emulator.machine.clock;
             if let Some(stream) = state.streams.get_mut(&done.stream) {
                 stream.running = None;
             }
-            let blocks = done.grid.blocks();
-            state.launches.push(Launch {
-                name: done.name,
-                blocks,
-                counters: done.counters,
-                start: done.start,
-                end,
-            });
+            let machine = &mut state.emulator.machine;
+            let counters = done.counters;
+            let work = counters.work(done.grid.blocks(), done.warps_per_block, done.blocks_per_sm);
+            let modelled = machine.model.kernel(&work);
+            // A kernel that slept or waited for the host took longer than its work.
+            machine.clock = machine.clock.max(done.start + (modelled.ns * 1000.0) as u64);
+            let reads = counters.dram_read_by.iter().enumerate().filter(|(_, bytes)| **bytes > 0);
+            let reads = reads.filter_map(|(n, bytes)| Some((machine.memory.base(n)?, *bytes))).collect();
+            let (name, start, end) = (done.name, done.start, machine.clock);
+            // Nobody may ever ask; the newest are worth most.
+            if state.launches.len() == MOST_LAUNCHES {
+                state.launches.pop_front();
+            }
+            state.launches.push_back(Launch { name, work, counters, modelled, start, end, reads });
             true
         }
         Err(report) => {
@@ -261,35 +279,56 @@ pub fn launch_code(error: &LaunchError) -> Code {
     }
 }
 
-/// Finished launches since the last report, one line each: `name blocks start_ns end_ns`, then `key=value`
-/// counters. Times are modelled by the coarse clock of `globaltimer`.
+/// Finished launches since the last report, a JSON object a line, oldest first:
+///
+/// - `kernel`, `start_ns`, `end_ns`: name, and modelled times on the clock of `globaltimer` and events;
+/// - `modelled`: `ns`, `joules`, `bound` (what limits it), `parts` (ns by resource), and `validated`: while it
+///   is false, modelled figures may be compared with each other only;
+/// - `work`: what the model was given; `issued`: warp instructions by class; `counters`: all other counts;
+/// - `dram_read_by`: pairs of an allocation's first address and the bytes of it that L2 read from DRAM.
 pub fn report() -> String {
     let mut guard = super::lock();
     let Some(state) = guard.as_mut() else { return String::new() };
     let mut text = String::new();
     for launch in state.launches.drain(..) {
-        let Launch { name, blocks, counters: c, start, end } = launch;
-        let _ = write!(text, "{name} {blocks} {} {}", start / 1000, end / 1000);
-        for (class, n) in CLASS_NAMES.iter().zip(c.issued) {
-            let _ = write!(text, " {class}={n}");
-        }
-        let _ = writeln!(
-            text,
-            " mma_macs={} load_bytes={} store_bytes={} async_bytes={} shared_bytes={} atomics={} requests={} \
-             sectors={} shared_requests={} shared_passes={} shared_least={} worst_conflict={}",
-            c.mma_macs,
-            c.load_bytes,
-            c.store_bytes,
-            c.async_bytes,
-            c.shared_bytes,
-            c.atomics,
-            c.global_requests,
-            c.sectors,
-            c.shared_requests,
-            c.shared_passes,
-            c.shared_least,
-            c.worst_conflict
-        );
+        text.push_str(&launch.json().to_string());
+        text.push('\n');
     }
     text
+}
+
+impl Launch {
+    fn json(&self) -> serde_json::Value {
+        let Launch { counters: c, modelled: m, work: w, .. } = self;
+        let issued: serde_json::Map<String, serde_json::Value> =
+            CLASS_NAMES.iter().zip(c.issued).map(|(class, n)| ((*class).to_owned(), json!(n))).collect();
+        json!({
+            "kernel": self.name,
+            "start_ns": self.start / 1000,
+            "end_ns": self.end / 1000,
+            "modelled": {
+                "ns": m.ns, "joules": m.joules, "bound": m.bound.name(), "validated": model::VALIDATED,
+                "parts": {
+                    "tensor": m.parts.tensor, "issue": m.parts.issue, "shared": m.parts.shared,
+                    "l2": m.parts.l2, "dram": m.parts.dram, "chain": m.parts.chain, "fill": m.parts.fill,
+                    "launch": m.parts.launch,
+                },
+            },
+            "work": {
+                "mma_macs": w.mma_macs, "instructions": w.instructions, "int": w.int, "convert": w.convert,
+                "shared_passes": w.shared_passes, "l2_bytes": w.l2_bytes, "dram_read": w.dram_read,
+                "dram_written": w.dram_written, "blocks": w.blocks, "warps_per_block": w.warps_per_block,
+                "blocks_per_sm": w.blocks_per_sm,
+            },
+            "issued": issued,
+            "counters": {
+                "load_bytes": c.load_bytes, "store_bytes": c.store_bytes, "async_bytes": c.async_bytes,
+                "shared_bytes": c.shared_bytes, "atomics": c.atomics, "requests": c.global_requests,
+                "sectors": c.sectors, "shared_requests": c.shared_requests,
+                "shared_passes": c.shared_passes, "shared_least": c.shared_least,
+                "worst_conflict": c.worst_conflict,
+            },
+            "dram_read_by": self.reads,
+        })
+    }
 }

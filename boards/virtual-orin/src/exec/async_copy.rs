@@ -32,16 +32,15 @@ pub fn copy(cx: &mut Cx<'_>, i: &Inst, m: u32) -> Result<Flow, Trap> {
     if let Some(race) = &mut cx.machine.race {
         race.copy_issued(cx.agent, cx.resident, &pending)?;
     }
-    let counters = &mut cx.machine.counters;
-    counters.async_bytes += lanes(m).map(|l| u64::from(take[l])).sum::<u64>();
+    cx.machine.counters.async_bytes += lanes(m).map(|l| u64::from(take[l])).sum::<u64>();
     let mut reads = m;
     for lane in lanes(m) {
         if take[lane] == 0 {
             reads &= !(1 << lane);
         }
     }
-    counters.global(reads, &src, size, false);
-    counters.shared(m, &dst, size, true);
+    cx.machine.count_global(reads, &src, size, false);
+    cx.machine.counters.shared(m, &dst, size);
     if cx.machine.rng.below(2) == 0 {
         perform(cx, &pending)?;
     } else {

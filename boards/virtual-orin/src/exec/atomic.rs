@@ -11,9 +11,11 @@ fn update(cx: &mut Cx<'_>, i: &Inst, m: u32, f: impl Fn(u64, usize) -> u64) -> R
     let addresses = cx.warp.addresses(i, 0);
     cx.race_access(i, m, &addresses, size, true)?;
     let mut old = [0u64; LANES];
+    let mut global = 0;
     for lane in lanes(m) {
         let (space, at) = cx.space_of(i.access.space, addresses[lane]);
         aligned(at, size)?;
+        global |= u32::from(space == Space::Global) << lane;
         if space == Space::Global && at >> 48 == 0 {
             let host = cx.machine.memory.host.as_ref();
             let done = host.and_then(|h| h.update(at, size, &mut |v| f(v, lane)));
@@ -30,6 +32,9 @@ fn update(cx: &mut Cx<'_>, i: &Inst, m: u32, f: impl Fn(u64, usize) -> u64) -> R
         old[lane] = u64::from_le_bytes(raw);
         bytes.copy_from_slice(&f(old[lane], lane).to_le_bytes()[..size]);
     }
+    // L2 updates in place: the sector is read, and dirty then.
+    cx.machine.count_global(global, &addresses, size, false);
+    cx.machine.count_global(global, &addresses, size, true);
     cx.machine.counters.atomics += u64::from(m.count_ones());
     Ok(old)
 }

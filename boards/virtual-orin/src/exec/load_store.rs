@@ -62,7 +62,7 @@ fn read<const N: usize>(
             }
             out[lane][..N].copy_from_slice(cx.shared.get(at, N)?);
         }
-        cx.machine.counters.shared(m, addresses, N, false);
+        cx.machine.counters.shared(m, addresses, N);
     } else {
         let (mut base, mut window): (u64, &[u8]) = (0, &[]);
         for lane in lanes(m) {
@@ -93,7 +93,7 @@ fn read<const N: usize>(
                 }
             }
         }
-        cx.machine.counters.global(m, addresses, N, false);
+        cx.machine.count_global(m, addresses, N, false);
     }
     cx.race_access(i, m, addresses, N, false)
 }
@@ -152,7 +152,7 @@ fn write<const N: usize>(
             }
             cx.shared.get_mut(at, N)?.copy_from_slice(&from[lane][..N]);
         }
-        cx.machine.counters.shared(m, addresses, N, true);
+        cx.machine.counters.shared(m, addresses, N);
         return Ok(());
     }
     for lane in lanes(m) {
@@ -170,7 +170,7 @@ fn write<const N: usize>(
             cx.machine.memory.bytes_mut(at, N)?.copy_from_slice(&from[lane][..N]);
         }
     }
-    cx.machine.counters.global(m, addresses, N, true);
+    cx.machine.count_global(m, addresses, N, true);
     Ok(())
 }
 

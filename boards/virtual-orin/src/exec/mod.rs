@@ -15,10 +15,12 @@ pub mod sync;
 
 use crate::code::{CONSTANT, Inst, LANES, Program, R32, R64, Space};
 use crate::counters::Counters;
+use crate::l2::L2;
 use crate::lower::SHARED_RESERVED;
 use crate::memory::{Fault, Memory, SHARED_WINDOW};
 use crate::race::Race;
 use crate::rng::Rng;
+use pilotlight_boards::model;
 use std::sync::Arc;
 
 /// Why a kernel was stopped. All are terminal for the context, as on a real device.
@@ -306,10 +308,12 @@ pub struct Machine {
     pub memory: Memory,
     /// Counters of the current launch.
     pub counters: Counters,
+    /// The level 2 cache.
+    pub l2: L2,
     /// Modelled time since the device was opened, in picoseconds.
     pub clock: u64,
-    /// GPU clock in kHz.
-    pub clock_khz: u64,
+    /// The board at its present clocks, for modelled time and energy.
+    pub model: model::Machine,
     /// The race detector, in race mode.
     pub race: Option<Box<Race>>,
     /// Choices.
@@ -318,6 +322,14 @@ pub struct Machine {
     pub progress: u64,
     /// A kernel has looked at host memory since the last progress.
     pub polled_host: bool,
+}
+
+impl Machine {
+    /// Counts a global access of `len` bytes by the lanes of `mask`.
+    #[inline(always)]
+    pub fn count_global(&mut self, mask: u32, addresses: &R64, len: usize, store: bool) {
+        self.counters.global(&mut self.l2, mask, addresses, len, store);
+    }
 }
 
 /// All that one instruction may touch.

@@ -132,7 +132,7 @@ pub fn globaltimer(cx: &mut Cx<'_>, i: &Inst, m: u32) -> Result<Flow, Trap> {
 
 /// %clock64: modelled cycles.
 pub fn clock64(cx: &mut Cx<'_>, i: &Inst, m: u32) -> Result<Flow, Trap> {
-    let cycles = u128::from(cx.machine.clock) * u128::from(cx.machine.clock_khz) / 1_000_000_000;
+    let cycles = cx.machine.clock as f64 * cx.machine.model.clocks.gpu / 1e12;
     cx.warp.set_l(i.ops[0], m, &[cycles as u64; LANES]);
     Ok(Flow::Next)
 }
