@@ -32,6 +32,7 @@ const CHECKS: &[Check] = &[
     Check { name: "sizes", run: || sizes::Sizes::default().run() },
     Check { name: "cross-check", run: cross::check },
     Check { name: "cross-test", run: cross::test },
+    Check { name: "sizes-aarch64", run: || sizes::Sizes { aarch64: true }.run() },
     Check { name: "cross-plans", run: cross_plans },
     Check { name: "no-std", run: no_std },
     Check { name: "deny", run: deny },
@@ -48,7 +49,7 @@ impl Ci {
             let result = (check.run)();
             let seconds = start.elapsed().as_secs();
             let word = if result.is_ok() { "ok" } else { "FAILED" };
-            lines.push(format!("{:<12} {word:<7} {seconds:>5} s", check.name));
+            lines.push(format!("{:<14} {word:<7} {seconds:>5} s", check.name));
             if let Err(error) = result {
                 eprintln!("{}: {error:#}", check.name);
                 failed.push(check.name);

@@ -16,7 +16,7 @@ const BUDGET: u64 = 1_500_000;
 pub struct Sizes {
     /// For aarch64, with cross/toolchain.sh
     #[arg(long)]
-    aarch64: bool,
+    pub aarch64: bool,
 }
 
 impl Sizes {
