@@ -1,6 +1,6 @@
 //! CUDA kernels as committed PTX, and the parameter blocks that Rust and CUDA share.
 //!
-//! Sources lie in `cuda/`; `generated/` holds what `regenerate.py` makes of them with NVRTC and ptxas 12.6.85.
+//! Sources lie in `cuda/`; `generated/` holds what `cargo xtask kernels` makes of them with NVRTC and ptxas 12.6.85.
 //! Every kernel takes one parameter block of [`abi`] by value and writes only its output.
 //!
 //! ```
@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 pub mod abi;
+pub mod sass;
 
 /// All kernels as PTX for compute capability 8.7, labelled version 7.4: drivers of CUDA 11.4 and newer take it.
 pub const PTX: &str = include_str!("../generated/pilotlight.ptx");

@@ -1,7 +1,7 @@
 //! The checks that every change must pass.
 
 use crate::shell::{self, run};
-use crate::{abi, capi, cross, deps, loom, python, sizes};
+use crate::{abi, capi, cross, deps, kernels, loom, python, sizes};
 use anyhow::{Result, bail};
 use std::time::Instant;
 
@@ -26,6 +26,7 @@ const CHECKS: &[Check] = &[
     Check { name: "doc", run: doc },
     Check { name: "first-run", run: first_run },
     Check { name: "models", run: models },
+    Check { name: "kernels", run: kernels::Kernels::check },
     Check { name: "loom", run: loom::run },
     Check { name: "abi", run: || abi::Abi::default().run() },
     Check { name: "capi", run: capi::test },

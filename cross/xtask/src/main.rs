@@ -10,6 +10,7 @@ mod cross;
 mod deps;
 mod exact;
 mod fuzz;
+mod kernels;
 mod loom;
 mod python;
 mod rivals;
@@ -50,6 +51,8 @@ enum Command {
     Sizes(sizes::Sizes),
     /// Measure from process start to first output, beside ONNX Runtime's session creation
     Start,
+    /// Compile the CUDA kernels to the committed PTX and cubin, or compare them with --check
+    Kernels(kernels::Kernels),
     /// Compare every model with ONNX Runtime, element by element
     Exact(exact::Exact),
     /// Measure Pilotlight, ONNX Runtime and tract in one run
@@ -72,6 +75,7 @@ fn main() -> ExitCode {
         Command::CrossCheck => cross::check(),
         Command::Sizes(c) => c.run(),
         Command::Start => start::measure(),
+        Command::Kernels(c) => c.run(),
         Command::Exact(c) => c.run(),
         Command::Rivals(c) => c.run(),
         Command::Fuzz(c) => c.run(),
