@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 use pilotlight_wire::*;
 use proptest::test_runner::{RngAlgorithm, TestRng};
 
-#[path = "../fuzz/harness.rs"]
 mod harness;
 mod samples;
 

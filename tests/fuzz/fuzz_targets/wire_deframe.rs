@@ -1,5 +1,5 @@
 #![no_main]
-#[path = "../harness.rs"]
+#[path = "../../../runtime/wire/tests/harness/mod.rs"]
 #[allow(dead_code)]
 mod harness;
 
