@@ -18,7 +18,7 @@ import sysconfig
 import tempfile
 
 HERE = pathlib.Path(__file__).resolve().parent
-SOURCES = ["common", "abi", "rules", "conv", "linear", "element", "reduce"]
+SOURCES = ["common", "abi", "rules", "conv", "linear", "element", "reduce", "persistent"]
 OPTIONS = [b"--gpu-architecture=compute_87", b"--std=c++17", b"--fmad=false"]
 # Forms whose bits depend on what ptxas fuses, that approximate, or that bypass the memory model.
 FORBIDDEN = re.compile(r"\b(?:add|sub|mul|mad|fma)\.f32\b|\.approx|\.ftz|\.satfinite|ld\.global\.nc|\.local\b")

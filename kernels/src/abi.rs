@@ -8,7 +8,7 @@ macro_rules! blocks {
         $(
             $(#[$doc])*
             #[repr(C)]
-            #[derive(Debug, Clone, Copy, PartialEq, Default, zerocopy::IntoBytes, zerocopy::Immutable)]
+            #[derive(Debug, Clone, Copy, PartialEq, Default, zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::Immutable)]
             pub struct $name { $($(#[$fdoc])* pub $field: $ty,)* }
             // No padding: then equal order, types and size give equal offsets in C.
             const _: () = assert!(core::mem::size_of::<$name>() == 0 $(+ core::mem::size_of::<$ty>())*);
@@ -19,9 +19,15 @@ macro_rules! blocks {
             }
         )*
 
-        /// The blocks in C, with assertions of size.
+        /// The constants and blocks in C, with assertions of size.
         pub fn c_declarations() -> String {
             let mut text = String::from("// Generated from src/abi.rs; do not edit. See there for what each field means.\n");
+            for (name, value) in WORDS {
+                text.push_str(&format!("constexpr u32 {name} = {value};\n"));
+            }
+            for (number, name) in OPERATIONS.iter().enumerate() {
+                text.push_str(&format!("constexpr u32 OP_{name} = {number};\n"));
+            }
             $(
                 text.push_str(concat!("struct ", stringify!($name), " {\n"));
                 $(text.push_str(&c_field(stringify!($ty), stringify!($field)));)*
@@ -67,6 +73,92 @@ fn c_field(ty: &str, name: &str) -> String {
         None => format!("  {ty} {name};\n"),
     }
 }
+
+macro_rules! words {
+    ($($(#[$doc:meta])* $name:ident = $value:expr;)*) => {
+        $($(#[$doc])* pub const $name: u32 = $value;)*
+        const WORDS: &[(&str, u32)] = &[$((stringify!($name), $value)),*];
+    };
+}
+
+words! {
+    /// Most bytes of a parameter block that the persistent kernel takes.
+    MOST_BLOCK_BYTES = 512;
+    /// Instructions wait for flags in groups of up to 32; this many groups each.
+    WAITS = 8;
+    /// Requests that may be under way at a time; a request lies at its number modulo this.
+    REQUESTS = 8;
+    /// Most blocks of the persistent kernel.
+    MOST_CTAS = 64;
+    /// Bytes of a line: no two words with different writers share one.
+    LINE = 128;
+
+    /// Mailbox, written by the host: number of the last request.
+    MAIL_SUBMITTED = 0;
+    /// Mailbox, written by the host: one of the `ORDER_` constants.
+    MAIL_ORDER = 128;
+    /// Mailbox, written by the host: changes while the host lives.
+    MAIL_BEAT = 256;
+    /// Mailbox, written by the host: the requests, a line each.
+    MAIL_REQUESTS = 1024;
+    /// Mailbox, written by block 0: number of the last finished request.
+    MAIL_DONE = 2048;
+    /// Mailbox, written by block 0: generation of the launch that has left last, or is about to.
+    MAIL_PARKED = 2176;
+    /// Mailbox, written by block 0: why that launch left, one of the `LEAVE_` constants.
+    MAIL_REASON = 2304;
+    /// Mailbox, written by block 0: `globaltimer` when the last request was seen and when it was done, two u64.
+    MAIL_TIMES = 2432;
+    /// Mailbox, a line for each block and written by it: instruction of its list, counted from 1 (0: none);
+    /// why it gave up; the request; the first flag that it waited for.
+    MAIL_PROGRESS = 4096;
+    /// Bytes of the mailbox.
+    MAIL_BYTES = 12288;
+
+    /// Run what comes.
+    ORDER_NONE = 0;
+    /// Leave once nothing is submitted.
+    ORDER_PARK = 1;
+    /// Leave at once.
+    ORDER_ABORT = 2;
+
+    /// Nothing to do for long enough.
+    LEAVE_IDLE = 1;
+    /// The host asked for it.
+    LEAVE_ORDERED = 2;
+    /// The host's beat stopped.
+    LEAVE_HEARTBEAT = 3;
+    /// The host's abort: requests under way are lost. From here on counters must be reset.
+    LEAVE_ABORTED = 4;
+    /// A request took longer than it may.
+    LEAVE_DEADLINE = 5;
+
+    /// Control memory, written by block 0: number of the request that all are to run.
+    CONTROL_GO = 0;
+    /// Control memory: generation * 8 + reason where a block says that all are to leave.
+    CONTROL_LEAVE = 128;
+    /// Control memory: grows by one for each block that has finished a request.
+    CONTROL_JOIN = 256;
+    /// Control memory, written by block 0: the request.
+    CONTROL_REQUEST = 384;
+    /// Bytes of control memory.
+    CONTROL_BYTES = 512;
+
+    /// [`Instruction::operation`] of one that only waits.
+    OPERATION_NONE = 0xFFFF_FFFF;
+
+    /// Bytes of a plan's state before its flags: the first word is the epoch of its last whole inference.
+    STATE_FLAGS = 128;
+}
+
+/// What an instruction of the persistent kernel can do: the kernels by name. [`Instruction::operation`] is an
+/// index.
+pub const OPERATIONS: [&str; 26] = [
+    "conv_s8_128x128", "conv_u8_128x128", "conv_s8_128x64", "conv_u8_128x64", "conv_s8_64x64", "conv_u8_64x64",
+    "conv_s8_128x32", "conv_u8_128x32", "depthwise", "direct", "window_sums", "matmul", "table8", "table_f32",
+    "unary", "quantize", "dequantize", "cast", "zip", "remap", "bilinear", "pool", "mean", "softmax", "softmax8",
+    "arg_max",
+];
 
 /// Dimensions of a view; missing ones come first, with extent 1 and stride 0.
 pub const RANK: usize = 6;
@@ -594,6 +686,86 @@ blocks! {
         y_zero: i32,
         /// The output is signed.
         y_signed: u32,
+    }
+
+    /// What the persistent kernel is launched with.
+    struct Pilot {
+        /// Mapped host memory, see the `MAIL_` constants.
+        mailbox: u64,
+        /// Device memory, see the `CONTROL_` constants.
+        control: u64,
+        /// Nanoseconds without a request after which it leaves.
+        idle_ns: u64,
+        /// Nanoseconds without a change of the host's beat after which it leaves.
+        heartbeat_ns: u64,
+        /// Number of this launch, below 2^29.
+        generation: u32,
+        /// Pads to a multiple of 8 bytes.
+        unused: u32,
+    }
+
+    /// An inference, or some steps of one.
+    struct Request {
+        /// Instructions of all blocks, one list after the other.
+        instructions: u64,
+        /// u32 by block, and one more: where its list begins.
+        starts: u64,
+        /// The plan's state: epoch and flags.
+        state: u64,
+        /// The slot's parameter blocks.
+        blocks: u64,
+        /// Three u64 for each instruction: `globaltimer` at its begin, after its waits, at its end; or 0.
+        trace: u64,
+        /// Nanoseconds that it may take.
+        deadline_ns: u64,
+        /// First step to run.
+        from: u32,
+        /// Last step to run.
+        until: u32,
+        /// 1 where the plan's last step is among them: the inference is whole then.
+        whole: u32,
+        /// The inference's epoch; filled in by block 0.
+        epoch: u32,
+    }
+
+    /// Flags that must have come to the epoch.
+    struct Wait {
+        /// Number of the first flag.
+        first: u32,
+        /// Bit n stands for flag `first + n`.
+        mask: u32,
+    }
+
+    /// What one block of the persistent kernel does at a time: some blocks of a launch.
+    struct Instruction {
+        /// What must be done before.
+        wait: [Wait; 8],
+        /// Weights to bring into the L2 cache before waiting.
+        weights: u64,
+        /// Their size.
+        weight_bytes: u32,
+        /// Index in [`OPERATIONS`].
+        operation: u32,
+        /// Byte offset of its parameter block in the slot's.
+        block: u32,
+        /// Size of the parameter block.
+        block_bytes: u32,
+        /// First block of the launch; counted along y, then x, then z.
+        first: u32,
+        /// How many blocks.
+        count: u32,
+        /// Blocks of the launch along x.
+        grid_x: u32,
+        /// Blocks of the launch along y.
+        grid_y: u32,
+        /// The flag that it sets to the epoch when it is done.
+        flag: u32,
+        /// Step of the plan.
+        step: u32,
+        /// 1 where it writes memory that the host reads.
+        to_host: u32,
+        /// Pads to 128 bytes.
+        unused: [u32; 3],
     }
 }
 
