@@ -316,12 +316,17 @@ KERNEL persistent(const __grid_constant__ Pilot p) {
         BLOCKS(arg_max, Line)
         default: break;  // An instruction that only waits.
       }
+      // Read before the barrier: behind it other lanes of warp 0 may be at the next instruction already.
+      const u64 flag = request.state + STATE_FLAGS + (u64)in.flag * 4;
+      const u32 to_host = in.to_host;
       // ORDER: all threads' stores and loads of this instruction come before thread 0's release.
       __syncthreads();
       if (tid == 0) {
         // ORDER: releases this block's results, and that it has read its inputs. Partner: wait_for's acquire.
-        if (in.to_host) store_release_sys(request.state + STATE_FLAGS + (u64)in.flag * 4, epoch);
-        else store_release_gpu(request.state + STATE_FLAGS + (u64)in.flag * 4, epoch);
+        // The model needs no more than .gpu for outputs either, as block 0 passes them on to the host; .sys has
+        // their way to host memory done before the flag is up.
+        if (to_host) store_release_sys(flag, epoch);
+        else store_release_gpu(flag, epoch);
         if (request.trace) store_relaxed_sys64(request.trace + (u64)at * 24 + 16, now_ns());
       }
     }

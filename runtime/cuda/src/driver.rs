@@ -1,13 +1,15 @@
 //! The driver: opened once, kernels loaded.
 
+use crate::persist::{Lamp, Pause, Persistent, Settings};
 use crate::program::Run;
 use cudarc::driver::sys::{self, CUdevice_attribute as Attribute, CUfunction_attribute as FunctionAttribute};
 use cudarc::driver::{CudaContext, CudaStream, DriverError, result};
-use pilotlight_device::{Device, LoadError, Program};
+use pilotlight_device::{Device, LoadError, Program, RunError};
+use pilotlight_kernels::abi;
 use pilotlight_plan::Plan;
 use std::collections::HashMap;
 use std::ffi::CString;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// How a plan's launches reach the GPU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,6 +18,8 @@ pub enum Mode {
     Launch,
     /// All launches of an inference as one CUDA graph.
     Graph,
+    /// One resident kernel that takes inferences from a mailbox.
+    Persistent,
 }
 
 /// Why the CUDA device cannot be used.
@@ -35,6 +39,16 @@ pub enum OpenError {
         /// Its answer.
         problem: String,
     },
+}
+
+impl Mode {
+    fn name(self) -> &'static str {
+        match self {
+            Mode::Launch => "launch",
+            Mode::Graph => "graph",
+            Mode::Persistent => "persistent",
+        }
+    }
 }
 
 /// An answer of the driver, with what was asked.
@@ -76,15 +90,46 @@ impl Kernels {
             kernels.functions.insert(figures.name, function);
         }
         for tile in pilotlight_kernels::TILES {
-            for signed in [true, false] {
-                let Some(&function) = kernels.functions.get(tile.kernel(signed).as_str()) else { continue };
-                let most = FunctionAttribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-                // SAFETY: (1) the function belongs to the loaded module.
-                unsafe { result::function::set_function_attribute(function, most, tile.shared() as i32) }
-                    .map_err(answer("asking for shared memory"))?;
-            }
+            kernels.allow_shared(&tile.kernel(true), tile.shared())?;
+            kernels.allow_shared(&tile.kernel(false), tile.shared())?;
         }
+        kernels.allow_shared(PERSISTENT, most_shared())?;
         Ok(kernels)
+    }
+
+    /// Allows a kernel so many bytes of dynamic shared memory.
+    fn allow_shared(&self, kernel: &str, bytes: u32) -> Result<(), OpenError> {
+        let Some(&function) = self.functions.get(kernel) else { return Ok(()) };
+        let most = FunctionAttribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+        // SAFETY: (1) the function belongs to the loaded module.
+        unsafe { result::function::set_function_attribute(function, most, bytes as i32) }
+            .map_err(answer("asking for shared memory"))
+    }
+
+    /// Launches the persistent kernel with so many blocks, all resident.
+    pub(crate) fn launch_persistent(
+        &self,
+        stream: &CudaStream,
+        pilot: &abi::Pilot,
+        blocks: u32,
+    ) -> Result<(), DriverError> {
+        let Some(&function) = self.functions.get(PERSISTENT) else {
+            return Err(DriverError(sys::CUresult::CUDA_ERROR_NOT_FOUND));
+        };
+        let mut pilot = *pilot;
+        let parameters = &mut [(&raw mut pilot).cast()];
+        // SAFETY: (1) the function is of a loaded module; (2) its one parameter is this block, by the shared table;
+        // (3) the lamp that launches keeps the memory that the block names until the kernel has left.
+        unsafe {
+            result::launch_cooperative_kernel(
+                function,
+                (blocks, 1, 1),
+                (256, 1, 1),
+                most_shared(),
+                stream.cu_stream(),
+                parameters,
+            )
+        }
     }
 
     /// Launches a kernel of the table into a stream.
@@ -120,11 +165,21 @@ impl Drop for Kernels {
     }
 }
 
+const PERSISTENT: &str = "persistent";
+
+/// Bytes of dynamic shared memory of the largest tile.
+fn most_shared() -> u32 {
+    pilotlight_kernels::TILES.iter().map(|t| t.shared()).max().unwrap_or(0)
+}
+
 /// A CUDA GPU, or what answers as one.
 pub struct Cuda {
     kernels: Arc<Kernels>,
     mode: Mode,
     name: String,
+    settings: Settings,
+    /// The resident kernel, or why graph mode stands in for it.
+    lamp: OnceLock<Result<Arc<Lamp>, String>>,
 }
 
 impl Cuda {
@@ -156,7 +211,43 @@ impl Cuda {
         // SAFETY: (1) each program uses one stream of its own and waits for it; nothing relies on the events.
         unsafe { context.disable_event_tracking() };
         let name = context.name().map_err(answer("asking for the GPU's name"))?;
-        Ok(Self { kernels: Arc::new(Kernels::load(context, ptx)?), mode, name })
+        let kernels = Arc::new(Kernels::load(context, ptx)?);
+        Ok(Self { kernels, mode, name, settings: Settings::default(), lamp: OnceLock::new() })
+    }
+
+    /// The same with other settings for [`Mode::Persistent`].
+    pub fn with(self, settings: Settings) -> Self {
+        Self { settings, lamp: OnceLock::new(), ..self }
+    }
+
+    /// Takes the resident kernel out until the guard is dropped, so that the application may call CUDA itself.
+    /// Inferences of other threads wait meanwhile; this thread may run none. In other modes there is nothing to
+    /// take out.
+    ///
+    /// # Errors
+    /// [`RunError`] when the kernel does not leave, or this thread holds a pause already.
+    pub fn pause_gpu(&self) -> Result<Option<Pause>, RunError> {
+        match self.lamp.get() {
+            Some(Ok(lamp)) => lamp.pause().map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    /// The resident kernel, made at the first use; `None` where the driver refused it.
+    fn lamp(&self) -> Result<Option<Arc<Lamp>>, LoadError> {
+        if self.lamp.get().is_none() {
+            let lamp = match Lamp::new(Arc::clone(&self.kernels), self.settings.clone()) {
+                Ok(lamp) => Ok(Arc::new(lamp)),
+                Err(LoadError::Device { call, problem }) => {
+                    log::warn!("{call}: {problem}; the persistent kernel is not used, graph mode stands in for it");
+                    Err(format!("{call}: {problem}"))
+                }
+                Err(other) => return Err(other),
+            };
+            // Another thread may have been first; its lamp is as good.
+            let _ = self.lamp.set(lamp);
+        }
+        Ok(self.lamp.get().and_then(|l| l.as_ref().ok()).cloned())
     }
 
     /// The GPU's streaming multiprocessors.
@@ -167,14 +258,21 @@ impl Cuda {
 
 impl Device for Cuda {
     fn describe(&self) -> String {
-        let mode = match self.mode {
-            Mode::Launch => "launch",
-            Mode::Graph => "graph",
+        let mode = match self.lamp.get() {
+            Some(Err(problem)) => format!("graph, as the persistent kernel was refused: {problem}"),
+            _ => self.mode.name().to_owned(),
         };
         format!("cuda:{mode} ({}, {} multiprocessors)", self.name, self.kernels.multiprocessors)
     }
 
     fn load(&self, plan: &Plan) -> Result<Box<dyn Program>, LoadError> {
-        Ok(Box::new(Run::new(Arc::clone(&self.kernels), self.mode, plan)?))
+        let kernels = Arc::clone(&self.kernels);
+        if self.mode != Mode::Persistent {
+            return Ok(Box::new(Run::new(kernels, self.mode, plan)?));
+        }
+        match self.lamp()? {
+            Some(lamp) => Ok(Box::new(Persistent::new(kernels, lamp, plan)?)),
+            None => Ok(Box::new(Run::new(kernels, Mode::Graph, plan)?)),
+        }
     }
 }

@@ -15,7 +15,9 @@
 mod driver;
 mod lower;
 mod memory;
+mod persist;
 mod program;
 
 pub use driver::{Cuda, Mode, OpenError};
+pub use persist::{LEAST_IDLE, Pause, Settings, Wait};
 pub use lower::{Launch, Lowered, Unsupported, lower};

@@ -57,6 +57,8 @@ pub(crate) struct Pinned {
 
 // SAFETY: (1) the memory belongs to this value alone, and any thread may touch it.
 unsafe impl Send for Pinned {}
+// SAFETY: (1) a shared borrow reads bytes, or touches them as atomics by `host`.
+unsafe impl Sync for Pinned {}
 
 impl Pinned {
     /// Zeroed, page-aligned.
@@ -75,6 +77,13 @@ impl Pinned {
         // SAFETY: (1) `total` bytes were just allocated; zeroed so that no read sees stale bytes.
         unsafe { pinned.host.write_bytes(0, total) };
         Ok(pinned)
+    }
+}
+
+impl Pinned {
+    /// The first byte, as the host sees it.
+    pub(crate) fn host(&self) -> *mut u8 {
+        self.host
     }
 }
 

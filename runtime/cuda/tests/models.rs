@@ -38,8 +38,8 @@ fn compare(folder: &str, mode: Mode, fill: impl Fn(usize) -> f32) -> usize {
 }
 
 #[test]
-fn digits_in_launch_and_graph_mode() {
-    for mode in [Mode::Launch, Mode::Graph] {
+fn digits_in_every_mode() {
+    for mode in [Mode::Launch, Mode::Graph, Mode::Persistent] {
         let bytes = compare("digits", mode, |n| (n * 37 % 17) as f32);
         assert!(bytes > 1000, "{bytes}");
     }
@@ -50,6 +50,15 @@ fn efficientnet_lite0_in_graph_mode() {
     let start = std::time::Instant::now();
     let bytes =
         compare("efficientnet-lite0", Mode::Graph, |n| ((n * 2_654_435_761) % 255) as f32 / 127.5 - 1.0);
+    println!("{bytes} bytes equal; {:.1} s for two inferences emulated", start.elapsed().as_secs_f32());
+    assert!(bytes > 1_000_000, "{bytes}");
+}
+
+#[test]
+fn efficientnet_lite0_in_persistent_mode() {
+    let start = std::time::Instant::now();
+    let bytes =
+        compare("efficientnet-lite0", Mode::Persistent, |n| ((n * 2_654_435_761) % 255) as f32 / 127.5 - 1.0);
     println!("{bytes} bytes equal; {:.1} s for two inferences emulated", start.elapsed().as_secs_f32());
     assert!(bytes > 1_000_000, "{bytes}");
 }

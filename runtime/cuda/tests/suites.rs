@@ -28,11 +28,11 @@ impl Device for Shared {
     }
 }
 
-/// One device for each plan, launch and graph mode in turn: emulation costs time.
+/// One device for each plan, the modes in turn: emulation costs time.
 fn devices() -> Vec<Box<dyn Device>> {
     static TURN: AtomicUsize = AtomicUsize::new(0);
-    static OPEN: [OnceLock<Cuda>; 2] = [const { OnceLock::new() }; 2];
-    let turn = TURN.fetch_add(1, Ordering::Relaxed) % 2;
-    let mode = [Mode::Launch, Mode::Graph][turn];
+    static OPEN: [OnceLock<Cuda>; 3] = [const { OnceLock::new() }; 3];
+    let turn = TURN.fetch_add(1, Ordering::Relaxed) % 3;
+    let mode = [Mode::Launch, Mode::Graph, Mode::Persistent][turn];
     vec![Box::new(Shared(OPEN[turn].get_or_init(|| virtual_orin::open(mode))))]
 }

@@ -141,6 +141,16 @@ pub enum RunError {
     /// The slot's memory is not this program's.
     #[error("the slot was lent by another program or device; use a slot of this program")]
     Foreign,
+    /// The device stopped an inference that did not end; later ones may work.
+    #[error("{why} of {limit:?}: {place}; the next inference starts anew; please report it if it repeats")]
+    Stalled {
+        /// What happened.
+        why: &'static str,
+        /// The limit.
+        limit: std::time::Duration,
+        /// Where the device stood.
+        place: String,
+    },
     /// The device failed; it may have to be opened anew, or the process restarted.
     #[error("{call}: the driver answered {problem}; restart the process, or go on with the CPU device")]
     Device {

@@ -64,7 +64,7 @@ const NUMBER_BITS: u32 = 20;
 impl Bases {
     /// Places instead of addresses: the space in the upper four bits, then the number of the input or output,
     /// then the offset. They are aligned as real memory is.
-    fn places(plan: &Plan) -> Self {
+    pub(crate) fn places(plan: &Plan) -> Self {
         let place = |space: u64, n: usize| space << (OFFSET_BITS + NUMBER_BITS) | (n as u64) << OFFSET_BITS;
         Self {
             arena: place(1, 0),
@@ -75,7 +75,7 @@ impl Bases {
     }
 
     /// The address that a place stands for; 0 stays nothing.
-    fn resolve(&self, place: u64) -> u64 {
+    pub(crate) fn resolve(&self, place: u64) -> u64 {
         let offset = place & ((1 << OFFSET_BITS) - 1);
         let n = (place >> OFFSET_BITS & ((1 << NUMBER_BITS) - 1)) as usize;
         match place >> (OFFSET_BITS + NUMBER_BITS) {
@@ -86,6 +86,16 @@ impl Bases {
             _ => place,
         }
     }
+}
+
+/// The offset of a place in its space.
+pub(crate) fn offset(place: u64) -> usize {
+    (place & ((1 << OFFSET_BITS) - 1)) as usize
+}
+
+/// Whether a place is in an output: memory that the host reads.
+pub(crate) fn is_output(place: u64) -> bool {
+    place >> (OFFSET_BITS + NUMBER_BITS) == 4
 }
 
 /// Launches by step, and what they need. It depends on the plan and the number of multiprocessors alone.
