@@ -76,6 +76,8 @@ fn layout_shared(module: &Module, entry: &Entry) -> (HashMap<String, u64>, usize
     }
     for variable in &module.dynamic_shared {
         let start = end.div_ceil(variable.align.max(16)) * variable.align.max(16);
+        // The gap counts as the kernel's own, as ptxas counts it: dynamic memory is whole behind it.
+        end = start;
         symbols.insert(variable.name.clone(), (SHARED_RESERVED + start) as u64);
     }
     (symbols, end)

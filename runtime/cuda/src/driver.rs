@@ -239,7 +239,9 @@ impl Cuda {
             let lamp = match Lamp::new(Arc::clone(&self.kernels), self.settings.clone()) {
                 Ok(lamp) => Ok(Arc::new(lamp)),
                 Err(LoadError::Device { call, problem }) => {
-                    log::warn!("{call}: {problem}; the persistent kernel is not used, graph mode stands in for it");
+                    log::warn!(
+                        "{call}: {problem}; the persistent kernel is not used, graph mode stands in for it"
+                    );
                     Err(format!("{call}: {problem}"))
                 }
                 Err(other) => return Err(other),

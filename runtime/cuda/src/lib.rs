@@ -19,5 +19,5 @@ mod persist;
 mod program;
 
 pub use driver::{Cuda, Mode, OpenError};
-pub use persist::{LEAST_IDLE, Pause, Settings, Wait};
 pub use lower::{Launch, Lowered, Unsupported, lower};
+pub use persist::{LEAST_IDLE, Pause, Settings, Wait};

@@ -7,7 +7,7 @@ use pilotlight_units::Bytes;
 use std::sync::Arc;
 
 /// Kernels read whole pieces of 16 bytes, which may reach behind the last element.
-const SLACK: usize = 64;
+pub(crate) const SLACK: usize = 64;
 
 /// A refusal of the driver while a plan is loaded.
 pub(crate) fn refused(call: &'static str) -> impl Fn(DriverError) -> LoadError {

@@ -26,7 +26,7 @@ use std::ops::Range;
 pub(crate) struct Map {
     /// Where it may read.
     pub(crate) readable: Vec<Range<u64>>,
-    /// Where it may write; readable too.
+    /// Where it may write.
     pub(crate) writable: Vec<Range<u64>>,
 }
 
@@ -46,7 +46,9 @@ pub(crate) struct Proof {
 /// What is wrong with a program. Instructions are counted over all lists, from 0.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Flaw {
-    #[error("the lists of {ctas} blocks begin at {starts:?}; they must cover {instructions} instructions in order")]
+    #[error(
+        "the lists of {ctas} blocks begin at {starts:?}; they must cover {instructions} instructions in order"
+    )]
     Lists { ctas: usize, starts: Vec<u32>, instructions: usize },
     #[error("instruction {at} has {what} {found}; its launch has {expected}")]
     Form { at: usize, what: &'static str, found: u64, expected: u64 },
@@ -64,7 +66,9 @@ pub(crate) enum Flaw {
     Flag { at: usize, flag: u32, flags: u32 },
     #[error("instruction {at} waits for flag {flag}, which nothing sets")]
     Wait { at: usize, flag: u32 },
-    #[error("instruction {at} waits for one that comes after it, or for itself: {stuck} instructions never run")]
+    #[error(
+        "instruction {at} waits for one that comes after it, or for itself: {stuck} instructions never run"
+    )]
     Circle { at: usize, stuck: usize },
     #[error(
         "instruction {later} touches {from:#x}..{to:#x}, which instruction {earlier} of an earlier launch uses; \
@@ -143,7 +147,12 @@ impl Checker<'_> {
             }
             let end = u64::from(i.first) + u64::from(i.count);
             if i.count == 0 || end > total.into() {
-                return Err(Flaw::Form { at, what: "a range of blocks up to", found: end, expected: total.into() });
+                return Err(Flaw::Form {
+                    at,
+                    what: "a range of blocks up to",
+                    found: end,
+                    expected: total.into(),
+                });
             }
             let block_end = i.block as usize + i.block_bytes as usize;
             let most = abi::MOST_BLOCK_BYTES as usize;
@@ -170,7 +179,9 @@ impl Checker<'_> {
             self.launches.iter().map(|(_, l)| vec![0; l.grid.iter().product::<u32>() as usize]).collect();
         for (i, launch) in self.schedule.instructions.iter().zip(launch_of) {
             if let Some(launch) = *launch {
-                times[launch][i.first as usize..(i.first + i.count) as usize].iter_mut().for_each(|t| *t += 1);
+                times[launch][i.first as usize..(i.first + i.count) as usize]
+                    .iter_mut()
+                    .for_each(|t| *t += 1);
             }
         }
         for (launch, list) in times.iter().enumerate() {
@@ -202,7 +213,7 @@ impl Checker<'_> {
                 let (fine, how) = if t.writes {
                     (inside(&t.bytes, &map.writable), "write")
                 } else {
-                    (inside(&t.bytes, &map.writable) || inside(&t.bytes, &map.readable), "read")
+                    (inside(&t.bytes, &map.readable), "read")
                 };
                 if !fine {
                     return Err(Flaw::Memory { at, from: t.bytes.start, to: t.bytes.end, how });
@@ -328,5 +339,10 @@ impl Checker<'_> {
 /// The flags that an instruction waits for.
 fn waited(i: &abi::Instruction) -> impl Iterator<Item = u32> {
     let wait = i.wait;
-    wait.into_iter().flat_map(|w| (0..32).filter(move |n| w.mask >> n & 1 == 1).map(move |n| w.first.wrapping_add(n)))
+    wait.into_iter()
+        .flat_map(|w| (0..32).filter(move |n| w.mask >> n & 1 == 1).map(move |n| w.first.wrapping_add(n)))
 }
+
+#[cfg(test)]
+#[path = "check_tests.rs"]
+mod tests;

@@ -100,9 +100,12 @@ impl Touches<'_> {
         self.add(base, elements, size, true);
     }
 
-    /// Reads that the kernel keeps inside a tensor of these elements.
+    /// Reads that the kernel keeps inside a tensor of these elements: none, where a window is all padding.
     fn reads_inside(&mut self, base: u64, elements: Span, tensor: Span, size: i64) {
-        self.reads(base, (elements.0.max(tensor.0), elements.1.min(tensor.1)), size);
+        let (low, high) = (elements.0.max(tensor.0), elements.1.min(tensor.1));
+        if low <= high {
+            self.reads(base, (low, high), size);
+        }
     }
 
     /// Words of a constant list.
@@ -114,9 +117,7 @@ impl Touches<'_> {
 
     /// What an epilogue does for the output pixels `first..=last`, all channels.
     fn epilogue(&mut self, e: &abi::Epilogue, first: u64, last: u64, shape: [u32; 3], channels: u32) {
-        let over = |[n, c, y, x]: [u32; 4]| {
-            plus(span(first, last, shape, [n, y, x]), whole([channels], [c]))
-        };
+        let over = |[n, c, y, x]: [u32; 4]| plus(span(first, last, shape, [n, y, x]), whole([channels], [c]));
         self.writes(e.out, over(e.strides), if e.mode == 2 { 1 } else { 4 });
         for post in e.post.iter().take(e.posts as usize).filter(|p| p.kind == 2) {
             self.reads(post.pointer, over(post.strides), 1);
@@ -135,9 +136,7 @@ impl Touches<'_> {
         let both = |(a, b): (Span, Span), (at, rest): (i64, i64)| {
             ((a.0.min(at), a.1.max(at)), (b.0.min(rest), b.1.max(rest)))
         };
-        inside.fold(None, |all, t| {
-            Some(both(all.unwrap_or(((t.0, t.0), (t.1, t.1))), t))
-        })
+        inside.fold(None, |all, t| Some(both(all.unwrap_or(((t.0, t.0), (t.1, t.1))), t)))
     }
 }
 
@@ -419,7 +418,10 @@ mod tests {
                     at += i64::from(left % shape[d]) * i64::from(strides[d]);
                     left /= shape[d];
                 }
-                assert!(low <= at && at <= high, "{i} of {shape:?} {strides:?}: {at} is outside {low}..={high}");
+                assert!(
+                    low <= at && at <= high,
+                    "{i} of {shape:?} {strides:?}: {at} is outside {low}..={high}"
+                );
             }
         }
     }

@@ -19,15 +19,11 @@ unsafe impl Sync for Fork {}
 
 impl Fork {
     pub(crate) fn new() -> Result<Self, LoadError> {
-        let refused = |e: rustix::io::Errno| LoadError::Device { call: "mapping a page", problem: e.to_string() };
+        let refused =
+            |e: rustix::io::Errno| LoadError::Device { call: "mapping a page", problem: e.to_string() };
         // SAFETY: (1) a new private mapping anywhere touches no other memory.
         let page = unsafe {
-            mmap_anonymous(
-                std::ptr::null_mut(),
-                PAGE,
-                ProtFlags::READ | ProtFlags::WRITE,
-                MapFlags::PRIVATE,
-            )
+            mmap_anonymous(std::ptr::null_mut(), PAGE, ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE)
         }
         .map_err(refused)?;
         let fork = Self { page: page.cast() };

@@ -155,9 +155,10 @@ impl Lamp {
         self.wait(number, expected)?;
         if self.lost.load(Ordering::Acquire) != losses {
             let state = self.lock();
-            let lost = state.losses.iter().find(|l| {
-                number.wrapping_sub(l.from) as i32 >= 0 && l.to.wrapping_sub(number) as i32 >= 0
-            });
+            let lost = state
+                .losses
+                .iter()
+                .find(|l| number.wrapping_sub(l.from) as i32 >= 0 && l.to.wrapping_sub(number) as i32 >= 0);
             if let Some(loss) = lost {
                 return Err(loss.error.clone());
             }
@@ -432,7 +433,9 @@ impl Lamp {
             .map(|cta| match (word(cta, 0), word(cta, 1)) {
                 (0, _) => format!("block {cta} between inferences"),
                 (at, 0) => format!("block {cta} at instruction {}", at - 1),
-                (at, _) => format!("block {cta} waiting at instruction {} for flag {}", at - 1, word(cta, 3) as i32),
+                (at, _) => {
+                    format!("block {cta} waiting at instruction {} for flag {}", at - 1, word(cta, 3) as i32)
+                }
             })
             .collect();
         places.join(", ")

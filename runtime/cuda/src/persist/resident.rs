@@ -5,7 +5,7 @@ use super::lamp::{Lamp, PlanState};
 use super::schedule::Schedule;
 use crate::driver::Kernels;
 use crate::lower::{Bases, Launch, Lowered, lower};
-use crate::memory::{Device, Pinned, refused};
+use crate::memory::{Device, Pinned, SLACK, refused};
 use cudarc::driver::result;
 use pilotlight_device::{LoadError, Program, RunError, Slot, SlotMemory, dense};
 use pilotlight_kernels::abi;
@@ -82,7 +82,7 @@ impl Persistent {
                     .transpose()?,
             };
             upload(&memory.constants, &lowered.constants)?;
-            let bases = bases(plan, &memory, &[], &[]);
+            let bases = bases(&memory, &[], &[]);
             let mut instructions = schedule.instructions.clone();
             for i in &mut instructions {
                 i.weights = bases.resolve(i.weights);
@@ -126,20 +126,23 @@ impl Persistent {
 }
 
 /// The plan's memory, as places.
-fn map(plan: &Plan, lowered: &Lowered) -> Map {
+pub(super) fn map(plan: &Plan, lowered: &Lowered) -> Map {
     let bases = Bases::places(plan);
     let size = |&id: &TensorId| (plan.tensor(id).elements() as usize * plan.tensor(id).dtype.bytes()) as u64;
     let ports = |bases: &[u64], ids: &[TensorId]| -> Vec<_> {
         bases.iter().zip(ids).map(|(&base, id)| base..base + size(id)).collect()
     };
-    let mut readable = ports(&bases.inputs, &plan.inputs);
-    readable.push(bases.constants..bases.constants + lowered.constants.len() as u64);
     let mut writable = ports(&bases.outputs, &plan.outputs);
     writable.push(bases.arena..bases.arena + plan.arena_bytes + lowered.scratch as u64);
+    let mut readable = ports(&bases.inputs, &plan.inputs);
+    readable.push(bases.constants..bases.constants + lowered.constants.len() as u64);
+    readable.extend_from_slice(&writable);
+    // Every allocation has that much behind it, for reads of whole pieces.
+    readable.iter_mut().for_each(|range| range.end += SLACK as u64);
     Map { readable, writable }
 }
 
-fn bases(_plan: &Plan, memory: &Memory, inputs: &[Pinned], outputs: &[Pinned]) -> Bases {
+fn bases(memory: &Memory, inputs: &[Pinned], outputs: &[Pinned]) -> Bases {
     let addresses = |list: &[Pinned]| list.iter().map(|p| p.address).collect();
     Bases {
         arena: memory.arena.address,
@@ -223,7 +226,7 @@ impl Program for Persistent {
             };
             let inputs = pin(&plan.inputs, "pinned inputs")?;
             let outputs = pin(&plan.outputs, "pinned outputs")?;
-            let bases = bases(plan, memory, &inputs, &outputs);
+            let bases = bases(memory, &inputs, &outputs);
             let mut bytes = vec![0u8; schedule.block_bytes];
             let launches = lowered.steps.iter().flatten().map(|l: &Launch| l.bound(&bases));
             for (launch, &at) in launches.zip(&schedule.blocks) {
@@ -245,7 +248,8 @@ impl Program for Persistent {
                 epoch: 0,
             };
             let lend = |list: Vec<Pinned>| {
-                let lent = |p| Box::new(Lent { memory: Some(p), lamp: Arc::clone(lamp) }) as Box<dyn SlotMemory>;
+                let lent =
+                    |p| Box::new(Lent { memory: Some(p), lamp: Arc::clone(lamp) }) as Box<dyn SlotMemory>;
                 list.into_iter().map(lent).collect()
             };
             let bound = Bound { blocks: Some(blocks), request, resident: Arc::clone(&self.0) };

@@ -71,7 +71,8 @@ impl Schedule {
                 problem: format!("{problem}; use graph mode"),
             };
             let operation = abi::OPERATIONS.iter().position(|&name| name == launch.kernel);
-            let operation = operation.ok_or_else(|| refuse("the persistent kernel has no such kernel".into()))?;
+            let operation =
+                operation.ok_or_else(|| refuse("the persistent kernel has no such kernel".into()))?;
             let bytes = launch.block.len() * 8;
             if bytes > abi::MOST_BLOCK_BYTES as usize {
                 return Err(refuse(format!(
@@ -103,8 +104,11 @@ impl Schedule {
                 // More waits than an instruction holds go to instructions that only wait.
                 while waits.len() > abi::WAITS as usize {
                     let rest = waits.split_off(abi::WAITS as usize);
-                    let mut only =
-                        Instruction { operation: abi::OPERATION_NONE, step: step as u32, ..Default::default() };
+                    let mut only = Instruction {
+                        operation: abi::OPERATION_NONE,
+                        step: step as u32,
+                        ..Default::default()
+                    };
                     only.wait.copy_from_slice(&waits);
                     (only.flag, flags) = (flags, flags + 1);
                     lists[cta].push(only);
