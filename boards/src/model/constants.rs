@@ -78,6 +78,8 @@ constants! {
         "16 lanes of conversion between float and integer (throughput table, compute capability 8.6)";
     shared_passes = 1.0, "passes of 128 bytes per clock and SM", Published,
         "32 banks of 4 bytes (CUDA programming guide)";
+    overlap = 2.6, "exponent p: resources busy for a, b, ... ns take (a^p + b^p + ...)^(1/p) together", Fitted,
+        "TensorRT's ResNet-18 at batch 8, one launch a layer; 1 would be no overlap, infinity a perfect one";
     l2_bytes = 47.0, "bytes per clock and SM", Assumed,
         "A100: 5,120 bytes per clock over 108 SMs (its white paper); nothing published for Orin";
     warp_clocks = 2.0, "clocks per instruction of a lone warp", Assumed,
@@ -97,12 +99,12 @@ constants! {
         "idle traces 15W (611 MHz) and MAXN (1017 MHz)";
     idle_watts_per_ghz = 1.35, "W per GHz of GPU clock, idle and not gated", Fitted,
         "idle traces 15W (611 MHz) and MAXN (1017 MHz)";
-    emc_low_watts = -0.33, "W at EMC 665 and below, against 2133", Fitted,
-        "proxy at 5 Hz, EMC 665 and 2133";
+    emc_low_watts = -0.35, "W at EMC 665 and below, against 2133", Fitted,
+        "VDD_IN without the CPU+GPU rail, proxy at 5 Hz, EMC 204, 665 and 2133";
     emc_high_watts = 0.91, "W at EMC 3199, against 2133", Fitted,
         "idle at EMC 3199 and 914 MHz (6.31 W, without its bursts), the clock's share taken off";
-    active_watts = 3.86, "W while the GPU works at 1,020 MHz, one waiting CPU core included", Fitted,
-        "CPU+GPU rail of proxy at 5 and 25 Hz, EMC 2133";
+    active_watts = 0.60, "W while a kernel is on the GPU at 1,020 MHz, its operations apart; a waiting host included", Fitted,
+        "CPU+GPU rail of proxy at 5 Hz over the busy share, EMC 204, 665 and 2133";
     voltage_floor = 0.58, "share of an operation's energy that is left at a clock towards 0", Fitted,
         "CPU+GPU rail of the language model's decode at 611 and 1,007 MHz, EMC 2133";
     dram_pj_per_byte = 94.0, "pJ per byte of DRAM traffic, memory controller included", Fitted,
@@ -113,12 +115,16 @@ constants! {
         "register file and decoding outweigh the arithmetic; the order of published GPU energy models";
     shared_pj_per_byte = 0.5, "pJ per byte of shared memory at 1,020 MHz", Assumed,
         "a 128 KiB SRAM, the order of Horowitz' table scaled to 8 nm";
-    l2_pj_per_byte = 5.0, "pJ per byte between SM and L2 at 1,020 MHz", Assumed,
-        "a 2 MiB SRAM and some millimetres of wire";
-    cpu_core_watts = 0.9, "W of a CPU core that spins", Assumed,
-        "half of what a stressed core adds in the traces with other load on the CPU";
-    sleep_share = 0.5, "share of the active watts that remains while every warp sleeps between polls", Assumed,
+    l2_pj_per_byte = 49.0, "pJ per byte between SM and L2 at 1,020 MHz, the instructions of a plain stream included", Fitted,
+        "CPU+GPU rail of proxy at 5 Hz less active_watts, EMC 204, 665 and 2133";
+    cpu_core_watts = 0.9, "W of a CPU core at work", Assumed,
+        "the order of what the traces with a stressed CPU add, whose number of cores is not said";
+    sleep_share = 0.5, "share of active_watts that remains while every warp sleeps between polls", Assumed,
         "clocks of an occupied SM run on; issue and register file rest";
+    poll_clocks = 300.0, "clocks between the polls of a block that spins", Assumed,
+        "an L2 round trip and the loop around it";
+    poll_instructions = 6.0, "warp instructions a poll", Assumed,
+        "load, compare, branch, look at the clock and at the abort word";
     gate_exit_ns = 100000.0, "ns from idle to the first kernel's start", Assumed,
         "no wake-up latency of Orin's GPU is published";
 }

@@ -45,9 +45,11 @@ impl Machine {
         (self.idle_watts() + self.active_watts()) * ns * 1e-9 + self.operation_joules(work)
     }
 
-    /// Watts of the module when the GPU is busy for `busy` of the time and DRAM moves `bytes` per second.
+    /// Watts of the module when the GPU is busy for `busy` of the time and streams `bytes` per second from
+    /// DRAM. Arithmetic beyond a plain stream's is not in it.
     pub fn watts(&self, busy: f64, bytes: f64) -> f64 {
-        self.idle_watts() + busy * self.active_watts() + bytes * self.constants.dram_pj_per_byte * 1e-12
+        let path = self.constants.dram_pj_per_byte + self.constants.l2_pj_per_byte * self.voltage();
+        self.idle_watts() + busy * self.active_watts() + bytes * path * 1e-12
     }
 }
 

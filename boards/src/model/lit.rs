@@ -1,6 +1,6 @@
 //! What it costs to stay lit: a resident kernel that waits, against parking it and launching it again.
 
-use super::Machine;
+use super::{Machine, Work};
 
 /// How a resident kernel, or none, waits for the next request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,17 +47,18 @@ impl Lit {
 }
 
 impl Machine {
-    /// What staying lit costs at these clocks. The host is taken to sleep while it waits; a host that spins
-    /// adds [`super::Constants::cpu_core_watts`] in every state.
+    /// What staying lit costs at these clocks, which the governor is taken to leave as they are. The host
+    /// sleeps while it waits; a host that spins adds [`super::Constants::cpu_core_watts`] in every state.
     pub fn lit(&self) -> Lit {
         let c = &self.constants;
-        // The fitted active power holds one waiting core; the resident kernel waits without it.
-        let active = (self.active_watts() - c.cpu_core_watts).max(0.0);
-        let parked = self.idle_watts();
+        let (active, parked) = (self.active_watts(), self.idle_watts());
+        // One warp of one block on each SM polls a word of its own.
+        let poll = Work { instructions: c.poll_instructions as u64, l2_bytes: 32, ..Work::default() };
+        let polls = f64::from(self.sms) * self.clocks.gpu / c.poll_clocks;
         // The launch is made by a core that was asleep, and the GPU may have to wake first.
         let relaunch_ns = c.gate_exit_ns + c.call_ns;
         Lit {
-            spinning_watts: parked + active,
+            spinning_watts: parked + active + polls * self.operation_joules(&poll),
             back_off_watts: parked + active * c.sleep_share,
             parked_watts: parked,
             relaunch_ns,

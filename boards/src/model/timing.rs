@@ -1,4 +1,4 @@
-//! Time: a roofline per resource, the busiest SM's share, and what a wave of blocks waits for.
+//! Time: what each resource needs on the busiest SM, how they overlap, and what a wave of blocks waits for.
 
 use super::{Machine, Work};
 
@@ -136,7 +136,10 @@ impl Machine {
         ];
         let most = |a: (f64, Bound), b: (f64, Bound)| if b.0 > a.0 { b } else { a };
         let longest = resources.into_iter().fold((0.0, Bound::Latency), most);
-        let ns = longest.0 + parts.fill + parts.launch;
+        // Relative to the longest, so that no power overflows.
+        let p = self.constants.overlap;
+        let sum: f64 = resources.iter().map(|(ns, _)| (ns / longest.0.max(1e-9)).powf(p)).sum();
+        let ns = longest.0 * sum.powf(1.0 / p) + parts.fill + parts.launch;
         let bound =
             [(parts.fill, Bound::Latency), (parts.launch, Bound::Launch)].into_iter().fold(longest, most);
         Modelled { ns, joules: self.joules(work, ns), bound: bound.1, parts }

@@ -18,6 +18,7 @@ mod shell;
 mod sizes;
 mod soak;
 mod start;
+mod timing_model;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -57,6 +58,8 @@ enum Command {
     Exact(exact::Exact),
     /// Measure Pilotlight, ONNX Runtime and tract in one run
     Rivals(rivals::Rivals),
+    /// Print the model of time and energy against published measurements, and what its guesses change
+    TimingModel(timing_model::TimingModel),
     /// Run every fuzz target for a while
     Fuzz(fuzz::Fuzz),
     /// Run the long tests
@@ -78,6 +81,7 @@ fn main() -> ExitCode {
         Command::Kernels(c) => c.run(),
         Command::Exact(c) => c.run(),
         Command::Rivals(c) => c.run(),
+        Command::TimingModel(c) => c.run(),
         Command::Fuzz(c) => c.run(),
         Command::Soak(c) => c.run(),
     };
