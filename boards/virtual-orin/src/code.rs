@@ -113,6 +113,8 @@ pub enum Order {
     Release,
     /// `.acq_rel`.
     AcqRel,
+    /// `.sc`; only fences.
+    SeqCst,
 }
 
 /// Which threads a strong access speaks to.

@@ -27,12 +27,14 @@ pub struct Options {
     pub seed: u64,
     /// Run the race detector.
     pub race: bool,
+    /// Memory as weak as the memory model allows.
+    pub weak: bool,
 }
 
 impl Options {
-    /// A board with seed 1, no race detector.
+    /// A board with seed 1, no race detector, no weak mode.
     pub fn new(board: &Board) -> Self {
-        Options { board: *board, seed: 1, race: false }
+        Options { board: *board, seed: 1, race: false, weak: false }
     }
 }
 
@@ -254,7 +256,7 @@ impl Emulator {
         let Config { grid, block, shared, .. } = config;
         let shape = LaunchShape { grid, block, params, dynamic_shared: shared };
         let (program, sms) = (Arc::clone(&kernel.program), self.options.board.sms);
-        Ok(Grid::new(program, shape, capacity as usize, sms, &mut self.machine))
+        Ok(Grid::new(program, shape, capacity as usize, sms, self.options.weak, &mut self.machine))
     }
 
     /// Launches and runs to the end. For kernels that wait for nobody.

@@ -7,7 +7,8 @@
 use crate::code::{CONSTANT, Exec, LANES, Program};
 use crate::exec::{Cx, Flow, Group, LaunchShape, Machine, Shared, Trap, TrapKind, TrapReport, Warp, lanes};
 use crate::lower::SHARED_RESERVED;
-use crate::memory::POISON;
+use crate::memory::{Fault, POISON};
+use crate::weak::Weak;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
@@ -54,6 +55,8 @@ pub struct Grid {
     started: usize,
     /// `Machine::progress` when it last changed, and instructions since.
     progress: (u64, u64),
+    /// What stands between the grid and memory, in weak mode.
+    weak: Option<Box<Weak>>,
 }
 
 enum Turn {
@@ -73,6 +76,7 @@ impl Grid {
         shape: LaunchShape,
         capacity: usize,
         sms: u32,
+        weak: bool,
         machine: &mut Machine,
     ) -> Self {
         assert_eq!(shape.params.len(), program.param_bytes, "the driver checks the parameters");
@@ -84,7 +88,8 @@ impl Grid {
         }
         machine.polled_host = false;
         let progress = (machine.progress, 0);
-        Grid { program, shape, waiting, resident: Vec::new(), capacity, sms, started: 0, progress }
+        let weak = weak.then(|| Box::new(Weak::new(machine.rng.bits())));
+        Grid { program, shape, waiting, resident: Vec::new(), capacity, sms, started: 0, progress, weak }
     }
 
     /// Blocks of the grid.
@@ -106,7 +111,18 @@ impl Grid {
                 self.resident.push(block);
             }
             if self.resident.is_empty() {
-                return Ok(Status::Done);
+                match &mut self.weak {
+                    Some(weak) if !weak.settled() => {
+                        weak.turn(&mut machine.memory).map_err(|fault| self.report_fault(fault))?;
+                        left -= 1;
+                        continue;
+                    }
+                    _ => return Ok(Status::Done),
+                }
+            }
+            if let Some(weak) = &mut self.weak {
+                let moved = weak.turn(&mut machine.memory).map_err(|fault| self.report_fault(fault))?;
+                machine.progress += u64::from(moved);
             }
             let Some((block, warp)) = self.pick(machine) else {
                 if self.wake_sleepers(machine) {
@@ -162,6 +178,9 @@ impl Grid {
                 self.warp(index_in_block, threads)
             })
             .collect();
+        if let Some(weak) = &mut self.weak {
+            weak.begin(number, threads.div_ceil(LANES as u32) as usize);
+        }
         // Real blocks go to multiprocessors in no promised order.
         let sm = machine.rng.below(u64::from(self.sms)) as u32;
         Block {
@@ -250,6 +269,7 @@ impl Grid {
             sm: (block.sm, self.sms),
             agent,
             resident: block.number,
+            weak: self.weak.as_deref_mut(),
         };
         let outcome = run_warp(&mut cx, quantum, &mut used);
         match outcome {
@@ -262,6 +282,11 @@ impl Grid {
             Ok(Turn::Ended) => {
                 machine.progress += 1;
                 if self.resident[b].warps.iter().all(|w| w.alive == 0) {
+                    let number = self.resident[b].number;
+                    if let Some(weak) = &mut self.weak {
+                        let ended = weak.end(&mut machine.memory, number);
+                        ended.map_err(|fault| self.report(b, w, TrapKind::Memory(fault)))?;
+                    }
                     self.resident.swap_remove(b);
                 } else {
                     self.release_barriers(b, machine);
@@ -307,6 +332,9 @@ impl Grid {
             if let Some(race) = &mut machine.race {
                 race.barrier(&agents);
             }
+            if let Some(weak) = &mut self.weak {
+                weak.barrier(block.number, agents.iter().map(|agent| (agent - block.first_agent) / 2));
+            }
             machine.progress += 1;
         }
     }
@@ -328,6 +356,12 @@ impl Grid {
             }
         }
         TrapKind::Hang { instructions: self.progress.1, places }
+    }
+
+    /// A store found its memory freed after the warp had gone on; no place is to blame.
+    fn report_fault(&self, fault: Fault) -> TrapReport {
+        let (kernel, kind) = (self.program.name.clone(), TrapKind::Memory(fault));
+        TrapReport { kernel, block: [0; 3], warp: 0, line: 0, kind }
     }
 
     fn report(&self, b: usize, w: usize, kind: TrapKind) -> TrapReport {

@@ -20,3 +20,4 @@ pub mod ptx;
 pub mod race;
 pub mod rng;
 pub mod table;
+pub mod weak;

@@ -406,7 +406,9 @@ fn access(opcode: &str) -> Access {
             "relaxed" => access.order = Order::Relaxed,
             "acquire" => access.order = Order::Acquire,
             "release" => access.order = Order::Release,
-            "acq_rel" | "sc" => access.order = Order::AcqRel,
+            // A fence without a written order is acq_rel; membar is the old name of fence.sc (PTX ISA 9.7.13.4).
+            "acq_rel" | "fence" => access.order = Order::AcqRel,
+            "sc" | "membar" => access.order = Order::SeqCst,
             "cta" => access.scope = Scope::Cta,
             "gpu" | "gl" => access.scope = Scope::Gpu,
             "sys" => access.scope = Scope::Sys,

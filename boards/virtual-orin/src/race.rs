@@ -190,7 +190,7 @@ impl Race {
             return;
         }
         let me = &mut self.agents[agent];
-        if matches!(event.order, Order::Acquire | Order::AcqRel) {
+        if matches!(event.order, Order::Acquire | Order::AcqRel | Order::SeqCst) {
             join(&mut me.clock, &published.clock);
         } else {
             join(&mut me.seen, &published.clock);
@@ -201,7 +201,7 @@ impl Race {
         let me = &self.agents[agent];
         let mine = match event.order {
             Order::Weak => None,
-            Order::Release | Order::AcqRel => Some((me.clock.clone(), event.scope)),
+            Order::Release | Order::AcqRel | Order::SeqCst => Some((me.clock.clone(), event.scope)),
             Order::Relaxed | Order::Acquire => me.fenced.clone().map(|(c, s)| (c, s.min(event.scope))),
         };
         // A read-modify-write continues the release sequence that it reads from; a store starts a new one.

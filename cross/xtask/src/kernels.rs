@@ -6,7 +6,7 @@ use pilotlight_kernels::sass;
 use std::path::PathBuf;
 
 /// NVRTC and ptxas 12.6, nvdisasm.
-const COMPILERS: Environment =
+pub const COMPILERS: Environment =
     Environment { folder: "target/kernels/compilers", requirements: "kernels/requirements.txt", alone: true };
 
 /// The oldest ptxas there is a package of: it stands for the driver of JetPack 5.

@@ -12,6 +12,7 @@ mod exact;
 mod fuzz;
 mod kernels;
 mod loom;
+mod mutants;
 mod python;
 mod rivals;
 mod shell;
@@ -60,6 +61,8 @@ enum Command {
     Rivals(rivals::Rivals),
     /// Print the model of time and energy against published measurements, and what its guesses change
     TimingModel(timing_model::TimingModel),
+    /// Plant known faults in kernels and lowering one by one, and show which check catches each
+    KernelMutants(mutants::Options),
     /// Run every fuzz target for a while
     Fuzz(fuzz::Fuzz),
     /// Run the long tests
@@ -82,6 +85,7 @@ fn main() -> ExitCode {
         Command::Exact(c) => c.run(),
         Command::Rivals(c) => c.run(),
         Command::TimingModel(c) => c.run(),
+        Command::KernelMutants(options) => mutants::run(mutants::kernels::MUTANTS, &options),
         Command::Fuzz(c) => c.run(),
         Command::Soak(c) => c.run(),
     };

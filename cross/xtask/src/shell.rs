@@ -47,6 +47,10 @@ pub fn output(program: &str, args: &[&str]) -> Result<String> {
 /// Builds the `pilotlight` command with its importer, in release, and gives its path.
 pub fn pilotlight() -> Result<PathBuf> {
     run("cargo", &["build", "--release", "--package", "pilotlight-cli", "--features", "onnx"])?;
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
-    Ok(root().join(target).join("release/pilotlight"))
+    Ok(target().join("release/pilotlight"))
+}
+
+/// Cargo's target folder.
+pub fn target() -> PathBuf {
+    root().join(std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from))
 }

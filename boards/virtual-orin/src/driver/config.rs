@@ -4,7 +4,7 @@ use crate::board::{BOARDS, find};
 use crate::emulator::Options;
 
 const PREFIX: &str = "PILOTLIGHT_VIRTUAL_";
-const KNOWN: [&str; 4] = ["BOARD", "SEED", "RACE", "LOG"];
+const KNOWN: [&str; 5] = ["BOARD", "SEED", "RACE", "WEAK", "LOG"];
 
 /// The options that the environment asks for.
 ///
@@ -29,6 +29,7 @@ pub fn options(variables: impl Iterator<Item = (String, String)>) -> Result<Opti
                     value.parse().map_err(|_| format!("{name}={value}: a number below 2^64 is allowed"))?;
             }
             "RACE" => options.race = flag()?,
+            "WEAK" => options.weak = flag()?,
             "LOG" => {}
             _ => {
                 return Err(format!(

@@ -5,7 +5,7 @@
 //! a real device. The device has no pools of memory and one primary context.
 //!
 //! Environment: `PILOTLIGHT_VIRTUAL_BOARD` (a name of [`crate::board::BOARDS`]), `_SEED` (a number), `_RACE=1`,
-//! `_LOG=FILE` (each call as a line). Others of that prefix are refused.
+//! `_WEAK=1`, `_LOG=FILE` (each call as a line). Others of that prefix are refused.
 #![allow(
     unsafe_code,
     reason = "a C interface: pointers come from the caller, as the driver API's contract says"

@@ -1,8 +1,9 @@
 //! atom and red.
 
-use super::{Cx, Flow, Trap, aligned, lanes};
+use super::{Cx, Flow, Trap, aligned, lanes, space_of};
 use crate::code::{Inst, LANES, R32, R64, Space};
 use crate::memory::Fault;
+use crate::weak::Strength;
 
 /// Applies `f(old, lane)` to the word of every lane, lowest lane first. Real hardware promises no order among
 /// the lanes of one instruction, so kernels may not depend on it.
@@ -12,8 +13,17 @@ fn update(cx: &mut Cx<'_>, i: &Inst, m: u32, f: impl Fn(u64, usize) -> u64) -> R
     cx.race_access(i, m, &addresses, size, true)?;
     let mut old = [0u64; LANES];
     let mut global = 0;
+    let (who, how) = (cx.who(), Strength { order: i.access.order, scope: i.access.scope });
+    if let Some(weak) = &mut cx.weak {
+        for lane in lanes(m) {
+            if space_of(i.access.space, addresses[lane]).0 == Space::Global {
+                weak.atomic(&mut cx.machine.memory, who, addresses[lane], size, how)?;
+            }
+        }
+        weak.after(who, how);
+    }
     for lane in lanes(m) {
-        let (space, at) = cx.space_of(i.access.space, addresses[lane]);
+        let (space, at) = space_of(i.access.space, addresses[lane]);
         aligned(at, size)?;
         global |= u32::from(space == Space::Global) << lane;
         if space == Space::Global && at >> 48 == 0 {

@@ -5,6 +5,7 @@ use super::{Cx, Flow, Trap, aligned, lanes};
 use crate::code::{Class, Inst, LANES, Order, R64, Space};
 use crate::memory::Fault;
 use crate::race::{Event, Kind};
+use crate::weak::Strength;
 
 /// Lanes' bytes: up to 16 for each.
 type LaneBytes = [[u8; 16]; LANES];
@@ -53,6 +54,7 @@ fn read<const N: usize>(
     out: &mut LaneBytes,
 ) -> Result<(), Trap> {
     let first = addresses[m.trailing_zeros() as usize];
+    let (who, how) = (cx.who(), Strength { order: i.access.order, scope: i.access.scope });
     if cx.space_of(i.access.space, first).0 == Space::Shared {
         for lane in lanes(m) {
             let (space, at) = cx.space_of(i.access.space, addresses[lane]);
@@ -68,6 +70,12 @@ fn read<const N: usize>(
         for lane in lanes(m) {
             let at = addresses[lane];
             aligned(at, N)?;
+            if let Some(weak) = &mut cx.weak {
+                let size = usize::from(i.access.size);
+                weak.load(&cx.machine.memory, who, at, &mut out[lane][..N], size, how)?;
+                cx.machine.polled_host |= at >> 48 == 0 && how.order != Order::Weak;
+                continue;
+            }
             let offset = at.wrapping_sub(base) as usize;
             if let Some(bytes) = window.get(offset..offset.wrapping_add(N)) {
                 out[lane][..N].copy_from_slice(bytes);
@@ -92,6 +100,9 @@ fn read<const N: usize>(
                     }
                 }
             }
+        }
+        if let Some(weak) = &mut cx.weak {
+            weak.after(who, how);
         }
         cx.machine.count_global(m, addresses, N, false);
     }
@@ -155,10 +166,16 @@ fn write<const N: usize>(
         cx.machine.counters.shared(m, addresses, N);
         return Ok(());
     }
+    let (who, how) = (cx.who(), Strength { order: i.access.order, scope: i.access.scope });
+    if let Some(weak) = &mut cx.weak {
+        weak.before(who, how);
+    }
     for lane in lanes(m) {
         let at = addresses[lane];
         aligned(at, N)?;
-        if at >> 48 == 0 {
+        if let Some(weak) = &mut cx.weak {
+            weak.store(&mut cx.machine.memory, who, at, &from[lane][..N], usize::from(i.access.size))?;
+        } else if at >> 48 == 0 {
             let release = matches!(i.access.order, Order::Release | Order::AcqRel);
             let host = cx.machine.memory.host.as_ref();
             let stored =

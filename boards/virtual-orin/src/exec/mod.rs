@@ -20,6 +20,7 @@ use crate::lower::SHARED_RESERVED;
 use crate::memory::{Fault, Memory, SHARED_WINDOW};
 use crate::race::Race;
 use crate::rng::Rng;
+use crate::weak::{Agent, Weak};
 use pilotlight_boards::model;
 use std::sync::Arc;
 
@@ -350,17 +351,30 @@ pub struct Cx<'a> {
     pub agent: usize,
     /// Number of the resident block, for the race detector.
     pub resident: usize,
+    /// What stands between the grid and memory, in weak mode.
+    pub weak: Option<&'a mut Weak>,
 }
 
 impl Cx<'_> {
-    /// Resolves an address of `space` to the space it really lies in, with the offset inside that space.
+    /// Who acts, in weak mode.
+    pub fn who(&self) -> Agent {
+        Agent { block: self.resident, warp: self.warp.index }
+    }
+
+    /// As [`space_of`].
     #[inline(always)]
     pub fn space_of(&self, space: Space, address: u64) -> (Space, u64) {
-        match space {
-            Space::Shared => (Space::Shared, address & 0xFFFF_FFFF),
-            Space::Generic if address >> 32 == SHARED_WINDOW >> 32 => (Space::Shared, address & 0xFFFF_FFFF),
-            _ => (Space::Global, address),
-        }
+        space_of(space, address)
+    }
+}
+
+/// Resolves an address of `space` to the space it really lies in, with the offset inside that space.
+#[inline(always)]
+pub fn space_of(space: Space, address: u64) -> (Space, u64) {
+    match space {
+        Space::Shared => (Space::Shared, address & 0xFFFF_FFFF),
+        Space::Generic if address >> 32 == SHARED_WINDOW >> 32 => (Space::Shared, address & 0xFFFF_FFFF),
+        _ => (Space::Global, address),
     }
 }
 

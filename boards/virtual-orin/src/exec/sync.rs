@@ -3,6 +3,7 @@
 use super::{Cx, Flow, Trap};
 use crate::code::{Inst, LANES, R32, Scope};
 use crate::memory::Fault;
+use crate::weak::Strength;
 
 /// bar.sync a{, b}: every lane of the warp, every warp of the block (or as many threads as `b` says).
 pub fn barrier(cx: &mut Cx<'_>, i: &Inst, m: u32) -> Result<Flow, Trap> {
@@ -30,12 +31,17 @@ pub fn warp_barrier(cx: &mut Cx<'_>, i: &Inst, m: u32) -> Result<Flow, Trap> {
     Ok(Flow::Next)
 }
 
-/// fence and membar. The emulator's memory is sequentially consistent, so only the race detector listens.
+/// fence and membar. Outside weak mode the emulator's memory is sequentially consistent, so only the race
+/// detector listens.
 pub fn fence(cx: &mut Cx<'_>, i: &Inst, m: u32) -> Result<Flow, Trap> {
     if m != 0 {
         let scope = i.access.scope;
         if let Some(race) = &mut cx.machine.race {
             race.fence(cx.agent, scope);
+        }
+        let who = cx.who();
+        if let Some(weak) = &mut cx.weak {
+            weak.fence(&mut cx.machine.memory, who, Strength { order: i.access.order, scope })?;
         }
         if scope == Scope::Sys {
             // Partners of a system fence run on the host's own memory model.

@@ -1,0 +1,198 @@
+//! Compiles a mutant, runs the suites on it, and reads from their output what caught it.
+
+use super::Mutant;
+use crate::{kernels::COMPILERS, shell};
+use anyhow::{Context, Result, bail};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// Seed and race detector of each round; the first round that fails ends the trial.
+const ROUNDS: [(&str, &str); 3] = [("1", "0"), ("2", "1"), ("3", "0")];
+/// Far above what a round takes: a suite that runs longer hangs.
+const ROUND_LIMIT: Duration = Duration::from_secs(600);
+
+/// The folders in which mutants are made and tried.
+pub struct Bench {
+    folder: PathBuf,
+    python: PathBuf,
+}
+
+impl Bench {
+    /// Copies the tree and builds its suites.
+    pub fn new() -> Result<Self> {
+        let bench = Bench { folder: shell::target().join("mutants"), python: COMPILERS.interpreter()? };
+        bench.copy_tree()?;
+        Ok(bench)
+    }
+
+    fn tree(&self) -> PathBuf {
+        self.folder.join("tree")
+    }
+
+    /// Brings the copy in step with the files that git knows or would take; what is equal keeps its time stamp.
+    fn copy_tree(&self) -> Result<()> {
+        let list = shell::output("git", &["ls-files", "-z", "--cached", "--others", "--exclude-standard"])?;
+        for name in list.split('\0').filter(|name| !name.is_empty()) {
+            let (from, to) = (shell::root().join(name), self.tree().join(name));
+            // A file that git still lists may be gone.
+            if from.is_file() {
+                write(&to, &fs::read(&from).with_context(|| name.to_owned())?)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The source that a mutant changes.
+    pub fn source(&self, mutant: &Mutant) -> Result<String> {
+        fs::read_to_string(shell::root().join(mutant.file)).with_context(|| mutant.file.to_owned())
+    }
+
+    /// Runs suites without a fault; says how they fail if they do.
+    pub fn clean(&self, in_cuda: bool, tests: &str) -> Result<Option<String>> {
+        if in_cuda && let Some(problem) = self.compile()? {
+            return Ok(Some(problem));
+        }
+        self.suites(in_cuda, tests)
+    }
+
+    /// Plants a mutant; says what caught it.
+    pub fn try_out(&self, mutant: &Mutant) -> Result<Option<String>> {
+        let good = self.source(mutant)?;
+        let path = self.tree().join(mutant.file);
+        write(&path, mutant.plant(&good)?.as_bytes())?;
+        let caught = match mutant.in_cuda() {
+            true => self.compile().and_then(|refused| match refused {
+                Some(problem) => Ok(Some(problem)),
+                None => self.suites(true, mutant.tests),
+            }),
+            false => self.suites(false, mutant.tests),
+        };
+        write(&path, good.as_bytes())?;
+        caught
+    }
+
+    /// Compiles the copy's CUDA sources; the reason if a check of the build refuses them.
+    fn compile(&self) -> Result<Option<String>> {
+        let generated = self.folder.join("generated");
+        fs::create_dir_all(&generated)?;
+        let script = shell::root().join("kernels/regenerate.py");
+        let output = Command::new(&self.python)
+            .arg(script)
+            .arg("--sources")
+            .arg(self.tree().join("kernels/cuda"))
+            .arg("--out")
+            .arg(&generated)
+            .output()
+            .context("Python cannot be started")?;
+        if output.status.success() {
+            return Ok(None);
+        }
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        if text.contains("error:") || text.contains("Traceback") {
+            bail!("the mutant is no valid CUDA: {text}");
+        }
+        Ok(Some(format!("kernel build: {}", text.trim())))
+    }
+
+    /// The suites' executable, built in the copy of the tree.
+    fn build(&self) -> Result<PathBuf> {
+        let output = Command::new("cargo")
+            .args(["test", "--quiet", "--locked", "--package", "pilotlight-cuda", "--test", "suites"])
+            .args(["--no-run", "--message-format", "json"])
+            .current_dir(self.tree())
+            .env("CARGO_TARGET_DIR", self.folder.join("build"))
+            .output()
+            .context("cargo cannot be started")?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        if !output.status.success() {
+            bail!("the mutant does not compile: {text} {}", String::from_utf8_lossy(&output.stderr));
+        }
+        text.lines()
+            .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+            .filter(|message| message["target"]["name"] == "suites")
+            .find_map(|message| message["executable"].as_str().map(PathBuf::from))
+            .context("cargo names no executable of the suites")
+    }
+
+    /// Runs the suites in each round; what caught a fault, if something did.
+    fn suites(&self, in_cuda: bool, tests: &str) -> Result<Option<String>> {
+        let executable = self.build()?;
+        for (seed, race) in ROUNDS {
+            let mut command = Command::new(&executable);
+            command
+                .arg(tests)
+                .env("PILOTLIGHT_VIRTUAL_SEED", seed)
+                .env("PILOTLIGHT_VIRTUAL_RACE", race)
+                .env("RUST_BACKTRACE", "0");
+            if in_cuda {
+                command.env("PILOTLIGHT_TEST_PTX", self.folder.join("generated/pilotlight.ptx"));
+            }
+            let Some((passed, text)) = limited(command, &self.folder.join("output.txt"))? else {
+                return Ok(Some(format!("time limit of {} s", ROUND_LIMIT.as_secs())));
+            };
+            if text.contains("running 0 tests") {
+                bail!("no test has `{tests}` in its name");
+            }
+            if !passed {
+                return Ok(Some(verdict(&text)));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// Runs a command with a limit, its output in a file; whether it passed and what it printed.
+fn limited(mut command: Command, to: &Path) -> Result<Option<(bool, String)>> {
+    let file = fs::File::create(to)?;
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(file.try_clone()?)
+        .stderr(file)
+        .spawn()
+        .context("the suites cannot be started")?;
+    let start = Instant::now();
+    loop {
+        if let Some(status) = child.try_wait()? {
+            let text = String::from_utf8_lossy(&fs::read(to)?).into_owned();
+            return Ok(Some((status.success(), text)));
+        }
+        if start.elapsed() > ROUND_LIMIT {
+            child.kill()?;
+            child.wait()?;
+            return Ok(None);
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// What caught a fault, from the output of the suites.
+fn verdict(text: &str) -> String {
+    let virtual_orin = text.lines().find_map(|line| line.strip_prefix("virtual Orin: "));
+    if let Some(found) = virtual_orin {
+        if let Some((_, race)) = found.split_once(": race on ") {
+            return format!("race detector: {race}");
+        }
+        return match found.split_once(", PTX line ").and_then(|(_, rest)| rest.split_once(": ")) {
+            Some((_, kind)) => format!("trap: {kind}"),
+            None => found.to_owned(),
+        };
+    }
+    let differs = text.lines().find(|line| line.contains("differs in"));
+    if let Some((_, counts)) = differs.and_then(|line| line.rsplit_once("differs in")) {
+        return format!("wrong values:{counts}");
+    }
+    let panic = text.lines().skip_while(|line| !line.contains("panicked at")).nth(1);
+    panic.map_or_else(|| "the suites fail without a message".to_owned(), |line| format!("panic: {line}"))
+}
+
+fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+    if fs::read(path).is_ok_and(|old| old == bytes) {
+        return Ok(());
+    }
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    fs::write(path, bytes).with_context(|| path.display().to_string())
+}
