@@ -219,6 +219,76 @@ fn in_child_a_resident_kernel() {
 }
 
 #[test]
+fn calls_that_may_wait_for_the_device_do_while_a_kernel_is_lit() {
+    child("in_child_lit", &[("PILOTLIGHT_VIRTUAL_LIT_SECONDS", "1")]);
+}
+
+/// `call count`, a line each.
+fn lit_calls() -> String {
+    type Calls = unsafe extern "C" fn(*mut std::ffi::c_char, usize) -> usize;
+    // SAFETY: (1) the library is loaded and the symbol is of this type; (2) the buffer has the bytes it names.
+    unsafe {
+        let library = libloading::Library::new(library()).unwrap();
+        let calls = library.get::<Calls>(b"pilotlight_virtual_lit_calls").unwrap();
+        let mut text = vec![0u8; 4096];
+        let needed = calls(text.as_mut_ptr().cast(), text.len());
+        text.truncate(needed.saturating_sub(1));
+        String::from_utf8(text).unwrap()
+    }
+}
+
+#[test]
+#[ignore = "other tests' calls would wait for its kernel; run in a child by the test above"]
+fn in_child_lit() {
+    let context = context();
+    let f = kernel(&context, MAILBOX).unwrap();
+    let stream = context.new_stream().unwrap();
+    // SAFETY: (1) plain words; they are written before they are read.
+    let mut pinned = unsafe { context.alloc_pinned::<u32>(64) }.unwrap();
+    pinned.as_mut_slice().unwrap().fill(0);
+    let base = pinned.as_mut_ptr().unwrap();
+    let device = base as u64;
+    // SAFETY: (1) both sides touch these words by atomics only, and they are aligned and live.
+    let word = |n: usize| unsafe { AtomicU32::from_ptr(base.add(n)) };
+    let ask = |n: u32| {
+        word(0).store(n, Ordering::Release);
+        while word(32).load(Ordering::Acquire) != n {
+            std::thread::yield_now();
+        }
+    };
+    let one = LaunchConfig { grid_dim: (1, 1, 1), block_dim: (1, 1, 1), shared_mem_bytes: 0 };
+    // SAFETY: (1) the argument is the kernel's; the mailbox lives until the stream has been waited for.
+    unsafe { stream.launch_builder(&f).arg(&device).launch_cooperative(one) }.unwrap();
+    ask(1);
+    assert_eq!(lit_calls(), "");
+    // A question about a stream is answered at once.
+    // SAFETY: (1) the stream lives.
+    let busy = unsafe { sys::cuStreamQuery(stream.cu_stream()) };
+    assert_eq!((busy, lit_calls()), (sys::CUresult::CUDA_ERROR_NOT_READY, String::new()));
+    // Nobody takes the kernel out: the call fails in the end, and the kernel is still there.
+    let mut address = 0;
+    // SAFETY: (1) a place for the answer.
+    let found = unsafe { sys::cuMemAlloc_v2(&mut address, 64) };
+    assert_eq!(found, sys::CUresult::CUDA_ERROR_LAUNCH_TIMEOUT);
+    ask(2);
+    // It leaves while calls wait: they go on.
+    let waiting = std::thread::spawn({
+        let context = Arc::clone(&context);
+        move || {
+            context.bind_to_thread().unwrap();
+            (context.synchronize(), kernel(&context, AFFINE).map(drop))
+        }
+    });
+    while !lit_calls().contains("cuCtxSynchronize") {
+        std::thread::yield_now();
+    }
+    word(0).store(u32::MAX, Ordering::Release);
+    assert_eq!(waiting.join().unwrap(), (Ok(()), Ok(())));
+    assert_eq!(lit_calls(), "cuCtxSynchronize 1\ncuMemAlloc_v2 1\n");
+    stream.synchronize().unwrap();
+}
+
+#[test]
 fn what_cannot_be_launched_is_refused_and_the_device_lives_on() {
     let context = context();
     let stream = context.default_stream();

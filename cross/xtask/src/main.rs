@@ -63,6 +63,8 @@ enum Command {
     TimingModel(timing_model::TimingModel),
     /// Plant known faults in kernels and lowering one by one, and show which check catches each
     KernelMutants(mutants::Options),
+    /// Weaken every synchronisation of the shipped PTX and plant faults in the host's side, one by one
+    SyncMutants(mutants::Options),
     /// Run every fuzz target for a while
     Fuzz(fuzz::Fuzz),
     /// Run the long tests
@@ -85,7 +87,8 @@ fn main() -> ExitCode {
         Command::Exact(c) => c.run(),
         Command::Rivals(c) => c.run(),
         Command::TimingModel(c) => c.run(),
-        Command::KernelMutants(options) => mutants::run(mutants::kernels::MUTANTS, &options),
+        Command::KernelMutants(options) => mutants::kernel_mutants(&options),
+        Command::SyncMutants(options) => mutants::sync::run(&options),
         Command::Fuzz(c) => c.run(),
         Command::Soak(c) => c.run(),
     };

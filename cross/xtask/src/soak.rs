@@ -1,6 +1,6 @@
 //! The long tests: what the quick ones leave out.
 
-use crate::{exact, fuzz, shell};
+use crate::{exact, fuzz, mutants, shell};
 use anyhow::Result;
 use clap::Parser;
 
@@ -20,6 +20,17 @@ struct Defaults<T: clap::Args> {
 impl Soak {
     pub fn run(self) -> Result<()> {
         shell::run("cargo", &["test", "--workspace", "--release", "--", "--include-ignored"])?;
+        // Small nets with memory as weak as it may be, and with every access checked for races.
+        for mode in ["PILOTLIGHT_VIRTUAL_WEAK", "PILOTLIGHT_VIRTUAL_RACE"] {
+            for seed in ["1", "2", "3"] {
+                let suites = ["test", "--release", "--package", "pilotlight-cuda", "--test", "suites"];
+                let mut command = shell::command("cargo", &suites);
+                command.env(mode, "1").env("PILOTLIGHT_VIRTUAL_SEED", seed);
+                shell::run_command(command)?;
+            }
+        }
+        mutants::kernel_mutants(&mutants::Options::default())?;
+        mutants::sync::run(&mutants::Options::default())?;
         Defaults::<exact::Exact>::parse_from(["exact", "-n", "128"]).args.run()?;
         let seconds = self.fuzz_seconds.to_string();
         Defaults::<fuzz::Fuzz>::parse_from(["fuzz", "--seconds", &seconds]).args.run()

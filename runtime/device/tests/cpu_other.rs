@@ -70,6 +70,29 @@ fn tables() {
     });
 }
 
+/// As concatenation leaves its parts: beside each other in one buffer.
+#[test]
+fn neighbours_in_one_buffer() {
+    check("neighbours", 8000, |b| {
+        let mut shape = image(b);
+        shape[1] = b.rng.pick(&[3, 16, 20, 32]);
+        let dtype = b.rng.pick(&INT8);
+        let pixels = shape[0] * shape[2] * shape[3];
+        let buffer = b.buffer(Space::Arena, 64 * u64::from(pixels));
+        let halves = [0, 32].map(|at| {
+            let (input, table) = (b.input(&shape, dtype), b.table());
+            let output = b.tensor(&shape, dtype, buffer, at, Builder::channels_last(&shape, 64));
+            b.step(Op::Table(Table { input, output, table }));
+            output
+        });
+        for half in halves {
+            let end = b.output(&shape, dtype);
+            b.copy(half, end);
+        }
+        format!("{shape:?} {dtype}")
+    });
+}
+
 #[test]
 fn binaries() {
     check("binary", 1000, |b| {

@@ -4,7 +4,7 @@ use crate::board::{BOARDS, find};
 use crate::emulator::Options;
 
 const PREFIX: &str = "PILOTLIGHT_VIRTUAL_";
-const KNOWN: [&str; 5] = ["BOARD", "SEED", "RACE", "WEAK", "LOG"];
+const KNOWN: [&str; 6] = ["BOARD", "SEED", "RACE", "WEAK", "LOG", "LIT_SECONDS"];
 
 /// The options that the environment asks for.
 ///
@@ -31,6 +31,12 @@ pub fn options(variables: impl Iterator<Item = (String, String)>) -> Result<Opti
             "RACE" => options.race = flag()?,
             "WEAK" => options.weak = flag()?,
             "LOG" => {}
+            // Read where it is used.
+            "LIT_SECONDS" => drop(
+                value
+                    .parse::<u64>()
+                    .map_err(|_| format!("{name}={value}: a number of seconds is allowed"))?,
+            ),
             _ => {
                 return Err(format!(
                     "{name} is no setting; there are {PREFIX}{}",

@@ -233,7 +233,7 @@ entries! {
 }
 
 /// Copies a text and its terminator to a caller's buffer; returns the bytes that the whole needs.
-fn text_out(text: &str, to: *mut c_char, len: usize) -> usize {
+pub(super) fn text_out(text: &str, to: *mut c_char, len: usize) -> usize {
     if !to.is_null() && len > 0 {
         let cut = text.len().min(len - 1);
         // SAFETY: (1) the caller gives `len` bytes.

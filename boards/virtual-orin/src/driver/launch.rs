@@ -2,7 +2,7 @@
 
 use super::context::current;
 use super::stream::enqueue;
-use super::{Answer, Code, Work, entries, with, worker};
+use super::{Answer, Code, Work, entries, lit, with, worker};
 use crate::emulator::Config;
 use std::ffi::{c_uint, c_void};
 
@@ -15,6 +15,7 @@ struct Shape {
 
 fn launch(handle: u64, shape: Shape, stream: u64, values: *mut *mut c_void) -> Answer {
     current()?;
+    lit::admit_stream("a launch in the legacy stream", stream)?;
     with(|s| {
         let function = s.functions.get(&handle).ok_or(Code::InvalidHandle)?;
         let (kernel, shared_limit) = (function.kernel.clone(), function.shared_limit);

@@ -17,6 +17,7 @@ mod error;
 mod graph;
 mod host;
 mod launch;
+mod lit;
 mod memory;
 mod module;
 mod stream;
@@ -125,6 +126,9 @@ struct Running {
     blocks_per_sm: u64,
     /// Thousandths of the device that its resident blocks take.
     share: u64,
+    cooperative: bool,
+    /// Cooperative, and has looked at host memory: it may stay for as long as the host likes.
+    lit: bool,
 }
 
 struct Function {
@@ -228,7 +232,8 @@ fn log(call: &str, answer: Answer) {
 }
 
 /// Runs the body of an entry point: logs it, and turns a panic into an error instead of crossing into C.
-fn enter(call: &str, body: impl FnOnce() -> Answer) -> i32 {
+fn enter(call: &'static str, body: impl FnOnce() -> Answer) -> i32 {
+    let body = || lit::admit(call).and_then(|()| body());
     let answer = std::panic::catch_unwind(std::panic::AssertUnwindSafe(body)).unwrap_or(Err(Code::Unknown));
     log(call, answer);
     answer.err().map_or(0, |code| code as i32)

@@ -132,6 +132,7 @@ fn start_work(state: &mut State, id: u64) -> bool {
                 return false;
             }
             pop(state, id);
+            let cooperative = config.cooperative;
             match state.emulator.launch(&kernel, config, params) {
                 Ok(grid) => {
                     let (name, start) = (kernel.program.name.clone(), state.emulator.machine.clock);
@@ -144,6 +145,8 @@ fn start_work(state: &mut State, id: u64) -> bool {
                         warps_per_block: u64::from(threads.div_ceil(32)),
                         blocks_per_sm: u64::from(per_sm),
                         share,
+                        cooperative,
+                        lit: false,
                     });
                     if let Some(stream) = state.streams.get_mut(&id) {
                         stream.running = Some(number);
@@ -221,6 +224,7 @@ fn slice(state: &mut State, n: usize) -> bool {
     std::mem::swap(&mut machine.counters, &mut running.counters);
     let result = running.grid.run(machine, SLICE);
     std::mem::swap(&mut machine.counters, &mut running.counters);
+    running.lit |= running.cooperative && (machine.polled_host || result == Ok(Status::WaitsForHost));
     match result {
         Ok(Status::Running) => true,
         Ok(Status::WaitsForHost) => false,

@@ -1,6 +1,6 @@
 //! Faults of kernels and of lowering.
 
-use super::Mutant;
+use super::{Mutant, Round};
 
 const CONV: &str = "kernels/cuda/conv.cuh";
 const RULES: &str = "kernels/cuda/rules.cuh";
@@ -13,6 +13,17 @@ const PACK: &str = "runtime/cuda/src/lower/pack.rs";
 
 /// Convolutions and products.
 const PRODUCTS: &str = "linear::";
+
+/// Run on every fault, until one fails.
+pub const ROUNDS: &[Round] = &[
+    Round { target: "suites", tests: None, variables: &[("PILOTLIGHT_VIRTUAL_SEED", "1")] },
+    Round {
+        target: "suites",
+        tests: None,
+        variables: &[("PILOTLIGHT_VIRTUAL_SEED", "2"), ("PILOTLIGHT_VIRTUAL_RACE", "1")],
+    },
+    Round { target: "suites", tests: None, variables: &[("PILOTLIGHT_VIRTUAL_SEED", "3")] },
+];
 
 /// Every fault.
 pub const MUTANTS: &[Mutant] = &[
@@ -274,10 +285,10 @@ pub const MUTANTS: &[Mutant] = &[
         tests: "other::tables",
     },
     Mutant {
-        name: "a mean over 8 bits counts padding as float means do",
+        name: "a mean counts padding where it should not",
         file: REDUCE,
-        find: "p.kind == 4 ? padded : p.kh * p.kw;",
-        replace: "padded;",
+        find: "!p.count_pads ? inside :",
+        replace: "!p.count_pads ? p.kh * p.kw :",
         tests: "other::pools",
     },
     // Lowering.
@@ -327,7 +338,7 @@ pub const MUTANTS: &[Mutant] = &[
         name: "lowering: no room for the window sums",
         file: LOWER_LINEAR,
         find: "self.scratch = self.scratch.max(total as usize * 4 + 64);",
-        replace: "",
+        replace: "self.scratch = self.scratch.max(total as usize);",
         tests: PRODUCTS,
     },
     Mutant {
@@ -361,8 +372,8 @@ pub const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "launch: blocks of more threads than the kernels allow",
         file: "runtime/cuda/src/driver.rs",
-        find: "                (256, 1, 1),\n",
-        replace: "                (512, 1, 1),\n",
+        find: "                (x, y, z),\n                (256, 1, 1),\n",
+        replace: "                (x, y, z),\n                (512, 1, 1),\n",
         tests: PRODUCTS,
     },
 ];

@@ -7,12 +7,15 @@
 
 pub mod kernels;
 mod run;
+mod sites;
+pub mod sync;
 
 use anyhow::{Result, bail};
-use run::Bench;
+use run::{Bench, Round};
 use std::time::Instant;
 
 /// A fault.
+#[derive(Clone, Copy)]
 pub struct Mutant {
     /// What is wrong, in words.
     pub name: &'static str,
@@ -22,7 +25,7 @@ pub struct Mutant {
     pub find: &'static str,
     /// What stands there instead.
     pub replace: &'static str,
-    /// The suites that exercise it: a part of their tests' names.
+    /// The tests that exercise it: a part of their names; the rounds say of which targets.
     pub tests: &'static str,
 }
 
@@ -45,7 +48,7 @@ impl Mutant {
     }
 }
 
-#[derive(clap::Args)]
+#[derive(clap::Args, Default)]
 pub struct Options {
     /// Only mutants whose name holds this
     only: Option<String>,
@@ -54,10 +57,58 @@ pub struct Options {
     list: bool,
 }
 
-/// Plants every mutant and prints who caught it; fails if one survives.
-pub fn run(mutants: &[Mutant], options: &Options) -> Result<()> {
-    let wanted: Vec<&Mutant> =
-        mutants.iter().filter(|m| options.only.as_deref().is_none_or(|part| m.name.contains(part))).collect();
+impl Options {
+    fn wants(&self, name: &str) -> bool {
+        self.only.as_deref().is_none_or(|part| name.contains(part))
+    }
+}
+
+/// Counts of a run.
+#[derive(Default)]
+struct Tally {
+    planted: usize,
+    caught: usize,
+    argued: usize,
+    survivors: Vec<String>,
+}
+
+impl Tally {
+    /// Prints the line of a fault; `argument` says why one that nothing caught does no harm.
+    fn line(&mut self, name: &str, since: Instant, how: Option<&str>, argument: Option<&str>) {
+        self.planted += 1;
+        let verdict = match (how, argument) {
+            (Some(how), _) => {
+                self.caught += 1;
+                how.to_owned()
+            }
+            (None, Some(argument)) => {
+                self.argued += 1;
+                format!("not caught, and harmless: {argument}")
+            }
+            (None, None) => {
+                self.survivors.push(name.to_owned());
+                "NOTHING: it survives".to_owned()
+            }
+        };
+        println!("{name:<66} {:>4.0} s  {verdict}", since.elapsed().as_secs_f32());
+    }
+
+    fn finish(self) -> Result<()> {
+        let Tally { planted, caught, argued, survivors } = self;
+        println!(
+            "{planted} faults planted: {caught} caught, {argued} argued harmless, {} survived",
+            survivors.len()
+        );
+        if !survivors.is_empty() {
+            bail!("not caught: {}", survivors.join("; "));
+        }
+        Ok(())
+    }
+}
+
+/// Plants every mutant of the kernels and of lowering, and prints who caught it; fails if one survives.
+pub fn kernel_mutants(options: &Options) -> Result<()> {
+    let wanted: Vec<&Mutant> = kernels::MUTANTS.iter().filter(|m| options.wants(m.name)).collect();
     if options.list {
         wanted.iter().for_each(|m| println!("{}: {}", m.file, m.name));
         return Ok(());
@@ -66,34 +117,18 @@ pub fn run(mutants: &[Mutant], options: &Options) -> Result<()> {
         bail!("no mutant has this in its name; --list shows them");
     }
     let bench = Bench::new()?;
-    for mutant in &wanted {
-        mutant.plant(&bench.source(mutant)?)?;
-    }
     // Only where the suites pass without a fault does a failure mean that the fault was caught.
-    let mut suites: Vec<(bool, &str)> = wanted.iter().map(|m| (m.in_cuda(), m.tests)).collect();
+    let mut suites: Vec<&str> = wanted.iter().map(|m| m.tests).collect();
     suites.sort_unstable();
     suites.dedup();
-    for (in_cuda, tests) in suites {
-        if let Some(how) = bench.clean(in_cuda, tests)? {
-            bail!("without a fault the suites `{tests}` fail already: {how}");
-        }
+    for tests in suites {
+        bench.must_pass(kernels::ROUNDS, tests)?;
     }
-    let mut survivors = 0;
-    println!("{:<58} {:>6}  caught by", "fault", "time");
-    for mutant in &wanted {
-        let start = Instant::now();
-        let how = bench.try_out(mutant)?;
-        survivors += usize::from(how.is_none());
-        let seconds = start.elapsed().as_secs_f32();
-        println!(
-            "{:<58} {seconds:>4.0} s  {}",
-            mutant.name,
-            how.as_deref().unwrap_or("NOTHING: it survives")
-        );
+    let mut tally = Tally::default();
+    for mutant in wanted {
+        let since = Instant::now();
+        let how = bench.plant(mutant, kernels::ROUNDS)?;
+        tally.line(mutant.name, since, how.as_deref(), None);
     }
-    println!("{} faults planted, {} caught, {survivors} survived", wanted.len(), wanted.len() - survivors);
-    if survivors > 0 {
-        bail!("{survivors} faults were not caught");
-    }
-    Ok(())
+    tally.finish()
 }

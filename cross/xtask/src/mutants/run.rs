@@ -8,10 +8,18 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// Seed and race detector of each round; the first round that fails ends the trial.
-const ROUNDS: [(&str, &str); 3] = [("1", "0"), ("2", "1"), ("3", "0")];
-/// Far above what a round takes: a suite that runs longer hangs.
-const ROUND_LIMIT: Duration = Duration::from_secs(600);
+/// Far above what a round takes: tests that run longer hang.
+const LIMIT: Duration = Duration::from_secs(400);
+
+/// One run of a test target.
+pub struct Round {
+    /// The target's name; `lib` for the unit tests.
+    pub target: &'static str,
+    /// Which of its tests, where the mutant does not say: a part of their names.
+    pub tests: Option<&'static str>,
+    /// Settings of the virtual Orin and of the tests.
+    pub variables: &'static [(&'static str, &'static str)],
+}
 
 /// The folders in which mutants are made and tried.
 pub struct Bench {
@@ -49,33 +57,47 @@ impl Bench {
         fs::read_to_string(shell::root().join(mutant.file)).with_context(|| mutant.file.to_owned())
     }
 
-    /// Runs suites without a fault; says how they fail if they do.
-    pub fn clean(&self, in_cuda: bool, tests: &str) -> Result<Option<String>> {
-        if in_cuda && let Some(problem) = self.compile()? {
-            return Ok(Some(problem));
+    /// Runs the tests without a fault.
+    ///
+    /// # Errors
+    /// They fail, and a mutant's failing would mean nothing.
+    pub fn must_pass(&self, rounds: &[Round], tests: &str) -> Result<()> {
+        if let Some(how) = self.run(rounds, tests, None)? {
+            bail!("without a fault the tests `{tests}` fail already: {how}");
         }
-        self.suites(in_cuda, tests)
+        Ok(())
     }
 
     /// Plants a mutant; says what caught it.
-    pub fn try_out(&self, mutant: &Mutant) -> Result<Option<String>> {
+    pub fn plant(&self, mutant: &Mutant, rounds: &[Round]) -> Result<Option<String>> {
         let good = self.source(mutant)?;
         let path = self.tree().join(mutant.file);
         write(&path, mutant.plant(&good)?.as_bytes())?;
         let caught = match mutant.in_cuda() {
             true => self.compile().and_then(|refused| match refused {
                 Some(problem) => Ok(Some(problem)),
-                None => self.suites(true, mutant.tests),
+                None => self.run(rounds, mutant.tests, Some(&self.generated().join("pilotlight.ptx"))),
             }),
-            false => self.suites(false, mutant.tests),
+            false => self.run(rounds, mutant.tests, None),
         };
         write(&path, good.as_bytes())?;
         caught
     }
 
+    /// Tries kernels of another text; says what caught them.
+    pub fn try_ptx(&self, ptx: &str, rounds: &[Round], tests: &str) -> Result<Option<String>> {
+        let path = self.folder.join("weakened.ptx");
+        write(&path, ptx.as_bytes())?;
+        self.run(rounds, tests, Some(&path))
+    }
+
+    fn generated(&self) -> PathBuf {
+        self.folder.join("generated")
+    }
+
     /// Compiles the copy's CUDA sources; the reason if a check of the build refuses them.
     fn compile(&self) -> Result<Option<String>> {
-        let generated = self.folder.join("generated");
+        let generated = self.generated();
         fs::create_dir_all(&generated)?;
         let script = shell::root().join("kernels/regenerate.py");
         let output = Command::new(&self.python)
@@ -96,10 +118,12 @@ impl Bench {
         Ok(Some(format!("kernel build: {}", text.trim())))
     }
 
-    /// The suites' executable, built in the copy of the tree.
-    fn build(&self) -> Result<PathBuf> {
+    /// A test target's executable, built in the copy of the tree.
+    fn build(&self, target: &str) -> Result<PathBuf> {
+        let which: &[&str] = if target == "lib" { &["--lib"] } else { &["--test", target] };
         let output = Command::new("cargo")
-            .args(["test", "--quiet", "--locked", "--package", "pilotlight-cuda", "--test", "suites"])
+            .args(["test", "--quiet", "--locked", "--package", "pilotlight-cuda"])
+            .args(which)
             .args(["--no-run", "--message-format", "json"])
             .current_dir(self.tree())
             .env("CARGO_TARGET_DIR", self.folder.join("build"))
@@ -109,31 +133,33 @@ impl Bench {
         if !output.status.success() {
             bail!("the mutant does not compile: {text} {}", String::from_utf8_lossy(&output.stderr));
         }
+        let name = if target == "lib" { "pilotlight_cuda" } else { target };
         text.lines()
             .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
-            .filter(|message| message["target"]["name"] == "suites")
+            .filter(|message| message["target"]["name"] == name)
             .find_map(|message| message["executable"].as_str().map(PathBuf::from))
-            .context("cargo names no executable of the suites")
+            .with_context(|| format!("cargo names no executable of {name}"))
     }
 
-    /// Runs the suites in each round; what caught a fault, if something did.
-    fn suites(&self, in_cuda: bool, tests: &str) -> Result<Option<String>> {
-        let executable = self.build()?;
-        for (seed, race) in ROUNDS {
-            let mut command = Command::new(&executable);
+    /// Runs the tests in each round; what caught a fault, if something did.
+    fn run(&self, rounds: &[Round], tests: &str, ptx: Option<&Path>) -> Result<Option<String>> {
+        for round in rounds {
+            let tests = round.tests.unwrap_or(tests);
+            let mut command = Command::new(self.build(round.target)?);
             command
+                .current_dir(self.tree().join("runtime/cuda"))
                 .arg(tests)
-                .env("PILOTLIGHT_VIRTUAL_SEED", seed)
-                .env("PILOTLIGHT_VIRTUAL_RACE", race)
-                .env("RUST_BACKTRACE", "0");
-            if in_cuda {
-                command.env("PILOTLIGHT_TEST_PTX", self.folder.join("generated/pilotlight.ptx"));
+                .args(["--include-ignored", "--nocapture"])
+                .env("RUST_BACKTRACE", "0")
+                .envs(round.variables.iter().copied());
+            if let Some(ptx) = ptx {
+                command.env("PILOTLIGHT_TEST_PTX", ptx);
             }
             let Some((passed, text)) = limited(command, &self.folder.join("output.txt"))? else {
-                return Ok(Some(format!("time limit of {} s", ROUND_LIMIT.as_secs())));
+                return Ok(Some(format!("the tests hang: stopped after {} s", LIMIT.as_secs())));
             };
             if text.contains("running 0 tests") {
-                bail!("no test has `{tests}` in its name");
+                bail!("no test of {} has `{tests}` in its name", round.target);
             }
             if !passed {
                 return Ok(Some(verdict(&text)));
@@ -158,7 +184,7 @@ fn limited(mut command: Command, to: &Path) -> Result<Option<(bool, String)>> {
             let text = String::from_utf8_lossy(&fs::read(to)?).into_owned();
             return Ok(Some((status.success(), text)));
         }
-        if start.elapsed() > ROUND_LIMIT {
+        if start.elapsed() > LIMIT {
             child.kill()?;
             child.wait()?;
             return Ok(None);
@@ -184,7 +210,10 @@ fn verdict(text: &str) -> String {
         return format!("wrong values:{counts}");
     }
     let panic = text.lines().skip_while(|line| !line.contains("panicked at")).nth(1);
-    panic.map_or_else(|| "the suites fail without a message".to_owned(), |line| format!("panic: {line}"))
+    panic.map_or_else(
+        || "the tests fail without a message".to_owned(),
+        |line| format!("a test: {}", line.trim()),
+    )
 }
 
 fn write(path: &Path, bytes: &[u8]) -> Result<()> {

@@ -189,7 +189,6 @@ impl Lowering<'_> {
     ) -> Result<u64, String> {
         let total = u64::from(shape.groups) * u64::from(pixels);
         // One step runs at a time, so all share one place.
-        self.scratch = self.scratch.max(total as usize * 4);
         let out = self.bases.arena + self.plan.arena_bytes.next_multiple_of(64);
         self.scratch = self.scratch.max(total as usize * 4 + 64);
         let window = &shape.window;

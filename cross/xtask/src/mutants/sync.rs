@@ -1,0 +1,165 @@
+//! Faults of synchronisation: every site of the shipped PTX weakened, and faults of scheduler, checker, mailbox,
+//! and of the kernel's protocol.
+
+use super::run::{Bench, Round};
+use super::{Mutant, Options, Tally, sites};
+use crate::shell;
+use anyhow::{Context, Result, bail};
+use std::time::Instant;
+
+const WEAK: (&str, &str) = ("PILOTLIGHT_VIRTUAL_WEAK", "1");
+const RACE: (&str, &str) = ("PILOTLIGHT_VIRTUAL_RACE", "1");
+const PERSISTENT: (&str, &str) = ("PILOTLIGHT_TEST_PERSISTENT", "1");
+const SEED: &str = "PILOTLIGHT_VIRTUAL_SEED";
+const NETWORK: Option<&str> = Some("in_child_small_network");
+
+/// For the persistent kernel: a small network, then convolutions of every tile.
+const RESIDENT: &[Round] = &[
+    Round { target: "weak", tests: NETWORK, variables: &[WEAK, (SEED, "1")] },
+    Round { target: "weak", tests: NETWORK, variables: &[RACE, (SEED, "2")] },
+    Round { target: "weak", tests: NETWORK, variables: &[WEAK, (SEED, "3")] },
+    Round { target: "weak", tests: NETWORK, variables: &[WEAK, (SEED, "4")] },
+    Round {
+        target: "suites",
+        tests: Some("linear::convolutions"),
+        variables: &[RACE, PERSISTENT, (SEED, "5")],
+    },
+];
+
+/// For kernels that are launched: no memory but shared memory is shared within a launch.
+const LAUNCHED: &[Round] = &[
+    Round { target: "suites", tests: Some("linear::convolutions"), variables: &[(SEED, "1")] },
+    Round { target: "suites", tests: Some("linear::convolutions"), variables: &[RACE, (SEED, "2")] },
+];
+
+/// For faults of the host: the checker's own tests too.
+const HOST: &[Round] = &[
+    Round { target: "lib", tests: None, variables: &[] },
+    Round { target: "weak", tests: NETWORK, variables: &[WEAK, (SEED, "1")] },
+    Round { target: "weak", tests: NETWORK, variables: &[RACE, (SEED, "2")] },
+    Round { target: "suites", tests: Some("linear::"), variables: &[PERSISTENT, (SEED, "3")] },
+];
+
+/// Why a weakened site that nothing catches does no harm: its key (see [`sites::Site::key`]), how it is
+/// weakened, and the argument. A key that names no site any more is an error.
+const ARGUED: &[(&str, &str, &str)] = &[];
+
+/// Weakens every site and plants every fault.
+pub fn run(options: &Options) -> Result<()> {
+    let ptx = std::fs::read_to_string(shell::root().join("kernels/generated/pilotlight.ptx"))
+        .context("kernels/generated/pilotlight.ptx")?;
+    let all = sites::sites(&ptx);
+    for (key, way, _) in ARGUED {
+        let site = all.iter().find(|s| s.key() == *key);
+        let known = site.is_some_and(|s| sites::weakenings(&ptx, s).iter().any(|(name, _)| name == way));
+        if !known {
+            bail!(
+                "an argument is about `{key}` weakened to {way}, which the PTX does not have: argue it anew"
+            );
+        }
+    }
+    let mut weakened = Vec::new();
+    for site in &all {
+        for (way, line) in sites::weakenings(&ptx, site) {
+            let name = format!("{} -> {way}", site.key());
+            if options.wants(&name) {
+                weakened.push((name, site, way, line));
+            }
+        }
+    }
+    let faults: Vec<&Mutant> = FAULTS.iter().filter(|m| options.wants(m.name)).collect();
+    if options.list {
+        weakened.iter().for_each(|(name, ..)| println!("{name}"));
+        faults.iter().for_each(|m| println!("{}: {}", m.file, m.name));
+        return Ok(());
+    }
+    if weakened.is_empty() && faults.is_empty() {
+        bail!("no fault has this in its name; --list shows them");
+    }
+    let bench = Bench::new()?;
+    for rounds in [RESIDENT, LAUNCHED, HOST] {
+        bench.must_pass(rounds, "")?;
+    }
+    let mut tally = Tally::default();
+    for (name, site, way, line) in weakened {
+        let since = Instant::now();
+        let rounds = if site.kernel == "persistent" { RESIDENT } else { LAUNCHED };
+        let how = bench.try_ptx(&sites::planted(&ptx, site, &line), rounds, "")?;
+        let argued = ARGUED.iter().find(|(key, w, _)| *key == site.key() && *w == way);
+        tally.line(&name, since, how.as_deref(), argued.map(|(.., argument)| *argument));
+    }
+    for fault in faults {
+        let since = Instant::now();
+        let how = bench.plant(fault, if fault.in_cuda() { RESIDENT } else { HOST })?;
+        tally.line(fault.name, since, how.as_deref(), None);
+    }
+    tally.finish()
+}
+
+const KERNEL: &str = "kernels/cuda/persistent.cuh";
+const SCHEDULE: &str = "runtime/cuda/src/persist/schedule.rs";
+const CHECK: &str = "runtime/cuda/src/persist/check.rs";
+const FOOTPRINT: &str = "runtime/cuda/src/persist/footprint.rs";
+const MAILBOX: &str = "runtime/cuda/src/persist/mailbox.rs";
+const LAMP: &str = "runtime/cuda/src/persist/lamp.rs";
+const RESIDENT_RS: &str = "runtime/cuda/src/persist/resident.rs";
+
+macro_rules! faults {
+    ($($file:ident $name:literal: $find:literal => $replace:literal;)*) => {
+        &[$(Mutant { name: $name, file: $file, find: $find, replace: $replace, tests: "" },)*]
+    };
+}
+
+/// Faults of the protocol on both sides, of the scheduler and of the checker.
+const FAULTS: &[Mutant] = faults! {
+    KERNEL "an instruction signals before its threads are done":
+        "      __syncthreads();\n      if (tid == 0) {\n        // ORDER: releases this block's results"
+        => "      if (tid == 0) {\n        // ORDER: releases this block's results";
+    KERNEL "the epoch does not grow": "if (request.whole) *(u32*)request.state = epoch;" => "";
+    KERNEL "a flag is waited for to reach the epoch before": "(int)(load_relaxed_gpu(flag) - r.epoch) >= 0" => "(int)(load_relaxed_gpu(flag) - r.epoch) >= -1";
+    KERNEL "flags are compared without wrapping": "(int)(load_relaxed_gpu(flag) - r.epoch) >= 0" => "load_relaxed_gpu(flag) >= r.epoch + 0x80000000u";
+    KERNEL "the end of an inference does not wait for all blocks": "while (load_relaxed_gpu(p.control + CONTROL_JOIN) != all)" => "while (false)";
+    KERNEL "only the first of several flags is waited for": "const u32 lane = threadIdx.x & 31, mask = w.mask;" => "const u32 lane = threadIdx.x & 31, mask = w.mask & -w.mask;";
+    KERNEL "the host is told before the outputs are there": "word = reason = wait_for_all(p, number, until);" => "store_release_sys(mail + MAIL_DONE, number); word = reason = wait_for_all(p, number, until);";
+    KERNEL "a request is read from the slot of the one before": "(served + 1) % REQUESTS * LINE" => "served % REQUESTS * LINE";
+    KERNEL "a launch that parks does not look once more": "if (load_relaxed_sys(p.mailbox + MAIL_SUBMITTED) == served) return true;" => "return true;";
+    MAILBOX "numbers are compared without wrapping": "self.done.load(Acquire).wrapping_sub(number) as i32 >= 0" => "self.done.load(Acquire) >= number";
+    MAILBOX "a launch that left is not noticed: a lost wake-up": "        self.parked.load(Relaxed) == generation" => "        self.parked.load(Relaxed) == generation.wrapping_add(1)";
+    LAMP "a request goes to the wrong slot": "abi::MAIL_REQUESTS + number % abi::REQUESTS * abi::LINE" => "abi::MAIL_REQUESTS + (number + 1) % abi::REQUESTS * abi::LINE";
+    LAMP "the counter of joined blocks starts wrong": "number.wrapping_mul(self.ctas)" => "number";
+    LAMP "blocks start one request ahead": "put(abi::CONTROL_GO, number);" => "put(abi::CONTROL_GO, number.wrapping_add(1));";
+    LAMP "a new launch has the number of the old one": "(state.generation + 1) % GENERATIONS" => "state.generation.max(1) % GENERATIONS";
+    SCHEDULE "a wait knows more than it may": "*mine = (*mine).max(*theirs);" => "*mine = (*mine).max(*theirs + 1);";
+    SCHEDULE "a CTA counts as knowing all of another": "if knows[part.cta] >= part.number {" => "if knows[part.cta] > 0 {";
+    SCHEDULE "the wrong flag is waited for": "wait.mask |= 1 << (flag - wait.first)" => "wait.mask |= 1 << ((flag - wait.first + 1) % 32)";
+    SCHEDULE "two instructions share a flag": "(instruction.flag, flags) = (flags, flags + 1);" => "(instruction.flag, flags) = (flags, flags + flags % 2);";
+    SCHEDULE "the last block of a part is left out": "count: range.end - range.start," => "count: (range.end - range.start).max(2) - 1,";
+    SCHEDULE "outputs are not announced": "to_host: touches.iter().any(|t| t.writes && is_output(t.bytes.start)).into()," => "to_host: 0,";
+    SCHEDULE "parameter blocks overlap": "block_bytes = (block_bytes + bytes).next_multiple_of(BLOCK_ALIGN);" => "block_bytes += BLOCK_ALIGN;";
+    SCHEDULE "a list begins in the one before": "starts.push(instructions.len() as u32);" => "starts.push((instructions.len() as u32).max(1) - 1);";
+    FOOTPRINT "reads and then writes are not ordered (no write-after-read edge)": "(self.writes || other.writes)" => "other.writes";
+    FOOTPRINT "writes after writes and reads after writes are not ordered": "(self.writes || other.writes)" => "(self.writes && !other.writes)";
+    FOOTPRINT "a footprint ends one element early": "(elements.1 + 1) * size" => "elements.1.max(elements.0 + 1) * size";
+    CHECK "the checker believes that waits order their CTA's future": "let done = earlier - self.list(cta_of[earlier]).start + 1;" => "let done = earlier - self.list(cta_of[earlier]).start + 2;";
+    CHECK "the checker takes any order for enough": "Some(t) if !ordered => {" => "Some(t) if !ordered && knows.is_empty() => {";
+    CHECK "the checker does not count blocks": "if let Some(block) = list.iter().position(|&t| t != 1) {" => "if let Some(block) = list.iter().position(|&t| t > 1) {";
+    CHECK "the checker lets an instruction write what is read-only": "(inside(&t.bytes, &map.writable), \"write\")" => "(inside(&t.bytes, &map.readable), \"write\")";
+    CHECK "the checker does not see a circle": "Some(at) => Err(Flaw::Circle { at, stuck: instructions.len() - order.len() })," => "Some(_) => Ok((order, setters)),";
+    CHECK "the checker lets two instructions set a flag": "Some(setter) if *setter == usize::MAX => *setter = at," => "Some(setter) => *setter = at,";
+    CHECK "the checker lets a list go back": "if step < before {" => "if step + 1 < before {";
+    RESIDENT_RS "no room for the flags": "abi::STATE_FLAGS as usize / 4 + schedule.flags as usize" => "schedule.flags as usize / 2";
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_fault_and_every_argument_still_has_its_place() {
+        for fault in FAULTS {
+            let text = std::fs::read_to_string(shell::root().join(fault.file)).unwrap();
+            fault.plant(&text).unwrap();
+        }
+        run(&Options { list: true, ..Options::default() }).unwrap();
+    }
+}
