@@ -131,7 +131,6 @@ pub struct Emulator {
     pub machine: Machine,
     /// Its options.
     pub options: Options,
-    table: Table,
     /// Registers per thread by kernel name, from ptxas' side file.
     figures: HashMap<String, u32>,
 }
@@ -152,7 +151,7 @@ impl Emulator {
             progress: 0,
             polled_host: false,
         };
-        Emulator { machine, options, table: Table::new(), figures: HashMap::new() }
+        Emulator { machine, options, figures: HashMap::new() }
     }
 
     /// Tells the registers per thread that ptxas gave a kernel.
@@ -166,6 +165,20 @@ impl Emulator {
     /// [`PtxError`]: the text is refused, with line and reason.
     pub fn load(&mut self, text: &str) -> Result<Loaded, PtxError> {
         let module = ptx::parse(text)?;
+        self.load_module(&module, &Table::new())
+    }
+
+    /// Loads a module of another project, as a second opinion on the emulator itself: a newer `.version`, and
+    /// the instructions that the project's own kernels may not use, are taken too. No driver call leads here.
+    ///
+    /// # Errors
+    /// [`PtxError`]: the text is refused, with line and reason.
+    pub fn load_foreign(&mut self, text: &str) -> Result<Loaded, PtxError> {
+        let module = ptx::parse_foreign(text)?;
+        self.load_module(&module, &Table::with_foreign())
+    }
+
+    fn load_module(&mut self, module: &ptx::Module, table: &Table) -> Result<Loaded, PtxError> {
         let mut globals = HashMap::new();
         for variable in &module.globals {
             let full =
@@ -179,7 +192,7 @@ impl Emulator {
         }
         let mut kernels = HashMap::new();
         for entry in &module.entries {
-            let program = Arc::new(lower(&module, entry, &self.table, &globals)?);
+            let program = Arc::new(lower(module, entry, table, &globals)?);
             let registers = self.figures.get(&entry.name).copied().unwrap_or(REGISTERS_UNKNOWN);
             kernels.insert(entry.name.clone(), Kernel { program, registers });
         }

@@ -7,6 +7,7 @@ mod c_programs;
 mod capi;
 mod ci;
 mod cross;
+mod cutlass;
 mod deps;
 mod exact;
 mod fuzz;
@@ -59,6 +60,8 @@ enum Command {
     Exact(exact::Exact),
     /// Measure Pilotlight, ONNX Runtime and tract in one run
     Rivals(rivals::Rivals),
+    /// Run CUTLASS's int8 kernels through the emulator, and check fragments against its tables
+    Cutlass,
     /// Print the model of time and energy against published measurements, and what its guesses change
     TimingModel(timing_model::TimingModel),
     /// Plant known faults in kernels and lowering one by one, and show which check catches each
@@ -86,6 +89,7 @@ fn main() -> ExitCode {
         Command::Kernels(c) => c.run(),
         Command::Exact(c) => c.run(),
         Command::Rivals(c) => c.run(),
+        Command::Cutlass => cutlass::test(),
         Command::TimingModel(c) => c.run(),
         Command::KernelMutants(options) => mutants::kernel_mutants(&options),
         Command::SyncMutants(options) => mutants::sync::run(&options),

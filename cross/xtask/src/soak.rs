@@ -1,6 +1,6 @@
 //! The long tests: what the quick ones leave out.
 
-use crate::{exact, fuzz, mutants, shell};
+use crate::{cutlass, exact, fuzz, mutants, shell};
 use anyhow::Result;
 use clap::Parser;
 
@@ -19,6 +19,8 @@ struct Defaults<T: clap::Args> {
 
 impl Soak {
     pub fn run(self) -> Result<()> {
+        // First, because it makes what ignored tests of the next step read.
+        cutlass::test()?;
         shell::run("cargo", &["test", "--workspace", "--release", "--", "--include-ignored"])?;
         // Small nets with memory as weak as it may be, and with every access checked for races.
         for mode in ["PILOTLIGHT_VIRTUAL_WEAK", "PILOTLIGHT_VIRTUAL_RACE"] {

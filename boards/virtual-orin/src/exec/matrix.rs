@@ -96,6 +96,18 @@ fn k16(cx: &mut Cx<'_>, i: &Inst, m: u32, signs: Signs) -> Result<Flow, Trap> {
     Ok(Flow::Next)
 }
 
+/// `.satfinite`: the sum stays within 32 bits. In which order real hardware saturates is not documented, so a
+/// sum that leaves the range is refused instead of guessed.
+fn saturating(cx: &mut Cx<'_>, i: &Inst, m: u32, signs: Signs) -> Result<Flow, Trap> {
+    let flow = k32(cx, i, m, signs)?;
+    // A product is at most 2^16, so 32 of them move a sum by at most 2^21.
+    let near = |v: &u32| (*v as i32).unsigned_abs() > i32::MAX as u32 - (1 << 21);
+    if flow == Flow::Next && (0..4).any(|n| cx.warp.r(i.ops[n]).iter().any(near)) {
+        return Err(Box::new(TrapKind::Undefined("a saturating mma within 2^21 of the end of 32 bits")));
+    }
+    Ok(flow)
+}
+
 macro_rules! forms {
     ($($name:ident = $shape:ident($a:expr, $b:expr);)*) => {
         $(#[doc = concat!("mma.sync.aligned, shape ", stringify!($shape), ", A signed ", stringify!($a), ", B signed ", stringify!($b))]
@@ -106,6 +118,8 @@ macro_rules! forms {
 }
 
 forms! {
+    saturating_ss = saturating(true, true);
+    saturating_uu = saturating(false, false);
     mma_k32_ss = k32(true, true);
     mma_k32_su = k32(true, false);
     mma_k32_us = k32(false, true);

@@ -3,7 +3,7 @@
 mod lexer;
 mod parser;
 
-pub use parser::parse;
+pub use parser::{parse, parse_foreign};
 
 /// Why a PTX text was refused. Every variant carries the line, counted from 1.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

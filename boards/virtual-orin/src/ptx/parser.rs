@@ -5,7 +5,9 @@ use super::{Base, Entry, Instruction, Module, Operand, Param, PtxError, VReg, Va
 use std::collections::HashMap;
 
 /// The newest PTX that the emulated driver takes (CUDA 12.6, the driver of JetPack 6).
-const NEWEST_VERSION: (u32, u32) = (8, 5);
+const NEWEST_VERSION: ((u32, u32), &str) = ((8, 5), "8.5");
+/// The newest that was tried at all (CUDA 13.5).
+const NEWEST_FOREIGN: ((u32, u32), &str) = ((9, 5), "9.5");
 /// Compute capability of Orin.
 const TARGET: u32 = 87;
 /// Variables larger than this are refused: no Orin has as much memory.
@@ -16,8 +18,21 @@ const LARGEST_VARIABLE: usize = 1 << 32;
 /// # Errors
 /// [`PtxError`] names the line and what stood there.
 pub fn parse(text: &str) -> Result<Module, PtxError> {
+    parse_up_to(text, NEWEST_VERSION)
+}
+
+/// As [`parse`], for texts of newer compilers that no driver is to load: their version may be higher. What they
+/// say must still be understood word for word.
+///
+/// # Errors
+/// [`PtxError`] names the line and what stood there.
+pub fn parse_foreign(text: &str) -> Result<Module, PtxError> {
+    parse_up_to(text, NEWEST_FOREIGN)
+}
+
+fn parse_up_to(text: &str, newest: ((u32, u32), &'static str)) -> Result<Module, PtxError> {
     let tokens = lex(text.trim_end_matches('\0'))?;
-    let mut parser = Parser { tokens: &tokens, at: 0, module: Module::default() };
+    let mut parser = Parser { tokens: &tokens, at: 0, newest, module: Module::default() };
     parser.module()?;
     Ok(parser.module)
 }
@@ -74,6 +89,7 @@ impl Scopes {
 struct Parser<'a> {
     tokens: &'a [(u32, Token<'a>)],
     at: usize,
+    newest: ((u32, u32), &'static str),
     module: Module,
 }
 
@@ -187,8 +203,9 @@ impl<'a> Parser<'a> {
             .split_once('.')
             .and_then(|(a, b)| Some((a.parse().ok()?, b.parse().ok()?)))
             .ok_or(PtxError::Syntax { line, found: text.into(), expected: "a version such as 7.4" })?;
-        if version > NEWEST_VERSION {
-            return Err(PtxError::Version { line, what: ".version", found: text.into(), allowed: "8.5" });
+        let (newest, allowed) = self.newest;
+        if version > newest {
+            return Err(PtxError::Version { line, what: ".version", found: text.into(), allowed });
         }
         self.module.version = version;
         let line = self.line();
