@@ -24,9 +24,8 @@ impl WallClock {
         self.wall.load(Ordering::Relaxed) + self.at.elapsed().as_micros() as u64
     }
 
-    /// Takes over the system's clock when it was stepped; true then.
-    pub(crate) fn follow(&self) -> bool {
-        let system = system_micros();
+    /// Takes over the `system`'s clock when it was stepped; true then.
+    pub(crate) fn follow(&self, system: u64) -> bool {
         let stepped = self.now().abs_diff(system) > STEP;
         if stepped {
             self.wall.store(system.saturating_sub(self.at.elapsed().as_micros() as u64), Ordering::Relaxed);
@@ -95,6 +94,20 @@ mod tests {
         offset.told(9_000_000, 5_000);
         assert_eq!(offset, Offset { micros: Some(7_000_100), uncertainty: Some(400) });
         assert_eq!(offset.wall_ms(1_000_000, 0), 8_000);
+    }
+
+    #[test]
+    fn a_step_of_the_wall_clock_is_followed_once_and_drift_is_not() {
+        let clock = WallClock::start();
+        let start = clock.now();
+        for forth_or_back in [start + 3_600_000_000, start - 86_400_000_000] {
+            assert!(clock.now().abs_diff(forth_or_back) > STEP, "not before it is told");
+            assert!(clock.follow(forth_or_back));
+            assert!(clock.now().abs_diff(forth_or_back) < STEP / 2);
+            assert!(!clock.follow(forth_or_back + STEP / 2));
+        }
+        assert!(clock.follow(0), "a clock that was never set");
+        assert!(clock.now() < STEP);
     }
 
     #[test]

@@ -217,3 +217,45 @@ impl Fleet {
         self.events.push_back((at_ms, device, text));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pilotlight_units::{Microjoules, Micros};
+    use pilotlight_wire::{Closing, Energy, Source, Spread, Trouble};
+
+    fn names(fleet: &Fleet, now_ms: i64) -> Vec<(u32, &'static str)> {
+        let rules = AlertRules { silent_seconds: 30, gross_each_uj: Some(1000) };
+        fleet.alerts(&rules, now_ms).iter().map(|alert| (alert.device, alert.alert)).collect()
+    }
+
+    #[test]
+    fn alerts_hold_while_their_cause_does() {
+        let mut fleet = Fleet::default();
+        let energy = |uj| Energy {
+            source: Source::Measured,
+            gross: Microjoules(uj),
+            net: Microjoules(0),
+            gross_spread: Spread::default(),
+            net_spread: Spread::default(),
+        };
+        let report = |uj, trouble| {
+            let energy = Some(energy(uj));
+            Message::Report(Report { end: Micros(1), count: 10, energy, trouble, ..Report::default() })
+        };
+        let trouble = Trouble { misses: 3, throttled: 1, over_current: 0 };
+        fleet.take(1, 1, Some(&report(10_010, Trouble::default())), 500, 1_000);
+        fleet.take(2, 1, Some(&report(10_000, trouble)), 500, 1_000);
+        assert_eq!(names(&fleet, 31_000), [(1, "energy"), (2, "misses"), (2, "throttled")]);
+        assert_eq!(names(&fleet, 32_000)[0], (1, "silent"));
+        // Heard again, the alert ends; a device that said goodbye is not silent.
+        fleet.take(1, 1, Some(&report(10_000, Trouble::default())), 40_000, 40_000);
+        fleet.take(2, 1, Some(&Message::Closing(Closing::default())), 40_000, 40_000);
+        assert_eq!(names(&fleet, 41_000), [(2, "misses"), (2, "throttled")]);
+        assert_eq!(names(&fleet, 99_000), [(1, "silent"), (2, "misses"), (2, "throttled")]);
+        // A new boot opens it again.
+        fleet.take(2, 2, Some(&report(10_000, Trouble::default())), 50_000, 50_000);
+        assert_eq!(names(&fleet, 60_000), []);
+        assert_eq!(names(&fleet, 99_000), [(1, "silent"), (2, "silent")]);
+    }
+}

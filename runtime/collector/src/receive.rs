@@ -5,7 +5,7 @@ use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd as _;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{SyncSender, TrySendError};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -180,6 +180,12 @@ pub(crate) fn bind_udp(address: SocketAddr) -> Result<UdpSocket, ReceiveError> {
         let domain = socket2::Domain::for_address(address);
         let socket = socket2::Socket::new(domain, socket2::Type::DGRAM, None)?;
         socket.set_recv_buffer_size(RECEIVE_BUFFER)?;
+        let granted = socket.recv_buffer_size()?;
+        if granted < RECEIVE_BUFFER {
+            log::info!(
+                "udp://{address}: the kernel buffers {granted} bytes; net.core.rmem_max allows no more"
+            );
+        }
         socket.bind(&address.into())?;
         socket.set_read_timeout(Some(LINGER))?;
         Ok(UdpSocket::from(socket))
@@ -235,7 +241,7 @@ fn kernel_drops(socket: &UdpSocket) -> Option<u64> {
     })
 }
 
-/// A serial port that its receiving thread reads and the store's thread answers through.
+/// A serial port that one thread reads and another answers through.
 pub(crate) type SharedPort = Arc<RwLock<Option<Arc<SerialPort>>>>;
 
 /// Receives from a serial port until told to stop; a port that is gone is looked for again.
@@ -283,6 +289,24 @@ pub(crate) fn receive_serial(path: &str, baud: u32, number: usize, shared: &Shar
             }
         }
         intake.hand_on(&mut batch);
+    }
+}
+
+/// Writes answers to a serial port until there will be no more. One that the port does not take is counted; the
+/// device asks again.
+pub(crate) fn answer_serial(
+    answers: &Receiver<Vec<u8>>,
+    port: &SharedPort,
+    counters: &Counters,
+    stop: &AtomicBool,
+) {
+    let mut stuck = false;
+    while let Ok(line) = answers.recv() {
+        let open = port.read().unwrap_or_else(PoisonError::into_inner).clone();
+        // A line that is stuck must not hold up the end.
+        let give_up = stuck && stop.load(Ordering::Relaxed);
+        stuck = give_up || open.is_none_or(|port| port.write_all(&line).is_err());
+        add(&counters.unsent, u64::from(stuck));
     }
 }
 

@@ -20,14 +20,18 @@ use crate::fleet::{AlertRules, Fleet};
 use crate::http::Web;
 use crate::keyring::{Keyring, KeyringError};
 use crate::receive::{
-    Intake, ReceiveError, SharedKeys, SharedPort, Verifier, bind_udp, receive_serial, receive_udp,
+    Intake, ReceiveError, SharedKeys, SharedPort, Verifier, answer_serial, bind_udp, receive_serial,
+    receive_udp,
 };
 use crate::store::{StoreConfig, StoreError};
 
-/// Batches between receivers and store: with [`Batch`]es of a thousand frames, a few megabytes.
-const QUEUE: usize = 64;
+/// Batches between receivers and store: with [`Batch`]es of a thousand frames, some tens of megabytes, and enough for
+/// the receivers to go on through a slow commit.
+const QUEUE: usize = 256;
 /// Frames in one commit at most.
 const COMMIT: usize = 50_000;
+/// Answers that wait for a serial line to take them.
+const ANSWERS: usize = 1024;
 const CHECKPOINT: Duration = Duration::from_secs(5);
 const RETENTION: Duration = Duration::from_secs(60);
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
@@ -174,9 +178,13 @@ impl Collector {
                 }
                 Source::Serial { path, baud } => {
                     let port = SharedPort::default();
-                    links.serial.push(port.clone());
+                    let (answers, to_write) = sync_channel(ANSWERS);
+                    links.serial.push(answers);
                     let (number, path, baud) = (links.serial.len() - 1, path.clone(), *baud);
                     let name = format!("serial {path}");
+                    let (line, counters, stop) = (port.clone(), counters.clone(), stop.clone());
+                    let answer = move || answer_serial(&to_write, &line, &counters, &stop);
+                    receivers.push((format!("answers {path}"), Box::new(answer)));
                     let receive = move || receive_serial(&path, baud, number, &port, intake);
                     receivers.push((name, Box::new(receive)));
                 }
@@ -307,7 +315,7 @@ impl Drop for Collector {
 #[derive(Default)]
 struct Links {
     udp: Vec<UdpSocket>,
-    serial: Vec<SharedPort>,
+    serial: Vec<SyncSender<Vec<u8>>>,
 }
 
 impl Links {
@@ -320,9 +328,10 @@ impl Links {
             Reply::Serial(number) => {
                 let mut line = [0; MAX_SERIAL];
                 let Ok(length) = frame_serial(frame, &mut line) else { return false };
-                let port = self.serial.get(number);
-                let port = port.and_then(|port| port.read().unwrap_or_else(PoisonError::into_inner).clone());
-                port.is_some_and(|port| port.write_all(&line[..length]).is_ok())
+                // A line that does not take its answers must not hold up the others: this one's are dropped, and
+                // the device asks again.
+                let line = line[..length].to_vec();
+                self.serial.get(number).is_some_and(|answers| answers.try_send(line).is_ok())
             }
         }
     }
@@ -356,7 +365,7 @@ impl Storing {
             let now = Instant::now();
             if now >= housekeeping {
                 housekeeping = now + HOUSEKEEPING;
-                if self.clock.follow() {
+                if self.clock.follow(system_micros()) {
                     add(&self.counters.clock_steps, 1);
                 }
                 self.reload_keys(&mut key_time);

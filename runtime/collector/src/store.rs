@@ -138,10 +138,11 @@ impl Store {
     pub fn open(path: &Path, config: StoreConfig) -> Result<Self, StoreError> {
         let wrap = |source| error(path, source);
         let db = Connection::open(path).map_err(wrap)?;
-        // Acknowledged means durable: a commit returns when the write-ahead log is on the disk.
+        // Acknowledged means durable: a commit returns when the write-ahead log is on the disk. The log may grow to
+        // 64 MiB: a fleet's streams end in the same pages commit after commit, and are copied back once.
         db.execute_batch(
             "PRAGMA auto_vacuum=INCREMENTAL; PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;
-             PRAGMA busy_timeout=10000; PRAGMA cache_size=-65536; PRAGMA wal_autocheckpoint=4000;",
+             PRAGMA busy_timeout=10000; PRAGMA cache_size=-65536; PRAGMA wal_autocheckpoint=16384;",
         )
         .map_err(wrap)?;
         let found: i64 = db.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(wrap)?;

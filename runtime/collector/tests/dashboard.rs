@@ -8,6 +8,7 @@ use std::net::{SocketAddr, TcpStream};
 
 use common::{config, fleet, here};
 use pilotlight_collector::{Collector, top_once};
+use pilotlight_link::simulate::Carrier;
 
 fn get(address: SocketAddr, path: &str) -> String {
     let mut stream = TcpStream::connect(address).unwrap();
@@ -31,7 +32,8 @@ fn the_pages_show_what_the_fleet_sent() {
     config.alerts.gross_each_uj = Some(1);
     let collector = Collector::start(config).unwrap();
     let web = collector.web_address().unwrap();
-    let outcome = fleet(collector.udp_addresses()[0], 3, 5).run().unwrap();
+    let carrier = Carrier::udp(collector.udp_addresses()[0]).unwrap();
+    let outcome = fleet(3, 5).run(&carrier).unwrap();
     assert_eq!(outcome.acknowledged, outcome.made);
     let metrics = get(web, "/metrics");
     let shown = names(&metrics);

@@ -1,71 +1,17 @@
-//! Simulated devices through a bad link into a real collector: nothing lost, nothing twice, nothing forged.
+//! What a real collector does with forgeries, noise, full disks, old frames, commands and changing keys.
 #![allow(clippy::unwrap_used, reason = "a failed helper fails its test")]
 mod common;
 
 use std::net::UdpSocket;
 use std::time::Duration;
 
-use common::{FLEET, config, count, fleet, here, number, until};
+use common::{FLEET, config, count, here, number, until};
 use pilotlight_collector::Source;
 use pilotlight_collector::*;
-use pilotlight_link::simulate::{Dice, Faults};
+use pilotlight_link::simulate::Dice;
 use pilotlight_link::{Incoming, Outbox, Sender, SenderConfig, SerialTransport, Transport as _};
 use pilotlight_units::Micros;
 use pilotlight_wire::*;
-
-const BAD: Faults = Faults { loss: 0.2, duplicate: 0.1, reorder: 0.1, corrupt: 0.05 };
-
-#[test]
-fn with_acknowledgements_a_bad_link_loses_nothing_and_stores_nothing_twice() {
-    let folder = tempfile::tempdir().unwrap();
-    let database = folder.path().join("fleet.db");
-    let collector = Collector::start(config(&database)).unwrap();
-    let fleet =
-        pilotlight_link::simulate::Fleet { faults: BAD, ..fleet(collector.udp_addresses()[0], 200, 50) };
-    let outcome = fleet.run().unwrap();
-    assert!(outcome.made >= 200 * 52 && outcome.acknowledged == outcome.made, "{outcome:?}");
-    assert_eq!(outcome.dropped, 0);
-    assert!(
-        outcome.lost > 1000 && outcome.corrupted > 100 && outcome.duplicated > 100 && outcome.reordered > 100
-    );
-    // A frame that is delivered twice may still lie in the socket's buffer.
-    until("all frames are counted", || {
-        count(&collector, "verified")
-            == count(&collector, "stored") + count(&collector, "duplicates") + count(&collector, "late")
-    });
-    assert_eq!(count(&collector, "stored"), outcome.made);
-    let view = collector.fleet().lock().unwrap();
-    assert_eq!(view.devices().len(), 200);
-    assert!(view.devices().values().all(|device| device.closed && device.lost_link + device.lost_queue == 0));
-    drop(view);
-    collector.stop();
-    assert_eq!(number(&database, "SELECT count(*) FROM frames") as u64, outcome.made);
-    let strange =
-        "SELECT count(*) FROM streams WHERE floor != stored OR given_up != 0 OR stored < 52 OR closed != 1";
-    assert_eq!(number(&database, strange), 0);
-    for level in [1, 60, 3600] {
-        let reports = format!("SELECT sum(reports) FROM rollups WHERE level = {level}");
-        assert_eq!(number(&database, &reports), 200 * 50, "level {level}");
-    }
-}
-
-#[test]
-fn without_acknowledgements_counted_losses_are_the_injected_ones() {
-    let folder = tempfile::tempdir().unwrap();
-    let collector = Collector::start(config(&folder.path().join("fleet.db"))).unwrap();
-    let base = fleet(collector.udp_addresses()[0], 100, 50);
-    let fleet = pilotlight_link::simulate::Fleet { faults: BAD, two_way: false, rate: Some(10_000), ..base };
-    let outcome = fleet.run().unwrap();
-    let arrived = outcome.made - outcome.lost - outcome.corrupted;
-    until("all that was sent is stored", || count(&collector, "stored") == arrived);
-    assert_eq!(count(&collector, "kernel_drops"), 0, "the losses below would not be the link's alone");
-    let refused: u64 = Refusal::ALL.iter().map(|why| collector.counters().refused(*why)).sum();
-    assert_eq!(refused, outcome.corrupted);
-    let view = collector.fleet().lock().unwrap();
-    let lost: u64 = view.devices().values().map(|device| device.lost_link).sum();
-    let queue: u64 = view.devices().values().map(|device| device.lost_queue + device.awaited).sum();
-    assert_eq!((lost, queue), (outcome.lost + outcome.corrupted, 0));
-}
 
 /// Garbage, cut frames, forged tags, unknown keys, revoked devices, replays: counted, and nothing stored.
 #[test]
@@ -134,9 +80,7 @@ fn serial_lines_with_noise_lose_nothing() {
     let mut config = config(&database);
     for number in 0..2 {
         let (device, collector) = serial2::SerialPort::pair().unwrap();
-        use std::os::fd::AsRawFd as _;
-        let terminal = std::fs::read_link(format!("/proc/self/fd/{}", collector.as_raw_fd())).unwrap();
-        let path = terminal.to_str().unwrap().to_owned();
+        let path = common::terminal_of(&collector);
         config.sources.push(Source::Serial { path, baud: 115_200 });
         lines.push((number, device, collector));
     }
@@ -176,6 +120,46 @@ fn serial_lines_with_noise_lose_nothing() {
     assert!(counts.iter().all(|count| count.acknowledged >= 300), "{counts:?}");
     collector.stop();
     assert_eq!(number(&database, "SELECT count(*) FROM frames WHERE kind = 4"), 600);
+}
+
+/// The collector's serial port goes and comes under the same name; the device goes on where it was.
+#[test]
+fn a_serial_port_that_is_unplugged_is_found_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = folder.path().join("fleet.db");
+    let path = folder.path().join("tty");
+    let mut config = config(&database);
+    config.sources = vec![Source::Serial { path: path.to_str().unwrap().to_owned(), baud: 115_200 }];
+    let collector = Collector::start(config).unwrap();
+    let keys = FLEET.device_keys(1, 600);
+    let mut sender = Sender::new(&keys, 1, Outbox::new(100), SenderConfig::default());
+    let (mut frame, start) = ([0; MAX_FRAME], std::time::Instant::now());
+    for plugged in 1..=3 {
+        let (near, far) = serial2::SerialPort::pair().unwrap();
+        let _ = std::fs::remove_file(&path);
+        std::os::unix::fs::symlink(common::terminal_of(&far), &path).unwrap();
+        let mut line = SerialTransport::from_port("test", near);
+        for _ in 0..20 {
+            sender
+                .push(&Message::Log(Log { at: Micros(5), level: Level::Info, text: "plugged in" }))
+                .unwrap();
+        }
+        while !sender.outbox().is_empty() {
+            assert!(start.elapsed() < Duration::from_secs(60));
+            let now = start.elapsed().as_micros() as u64;
+            while let Some(length) = sender.next_frame(now, &mut frame).unwrap() {
+                line.send(&frame[..length]).unwrap();
+            }
+            if let Ok(Some(length)) = line.receive(&mut frame, Duration::from_millis(20)) {
+                let now = start.elapsed().as_micros() as u64;
+                let _ = sender.receive(Frame::parse(&frame[..length]).unwrap().0, now);
+            }
+        }
+        drop((line, far));
+        until("the unplugged port is noticed", || count(&collector, "unplugged") == plugged);
+    }
+    collector.stop();
+    assert_eq!(number(&database, "SELECT count(*) FROM frames WHERE kind = 4"), 60);
 }
 
 #[test]

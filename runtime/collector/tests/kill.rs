@@ -1,6 +1,7 @@
 //! Collector and device killed at random points: nothing acknowledged is missing, nothing is stored twice.
 //!
-//! `PILOTLIGHT_KILLS=100 cargo test -p pilotlight-collector --test kill` kills each 100 times.
+//! The quick tests kill each a few times. Those that kill each 100 times are ignored unless asked for:
+//! `cargo test --release -p pilotlight-collector --test kill -- --ignored --nocapture --test-threads=1`
 #![allow(clippy::unwrap_used, reason = "a failed helper fails its test")]
 mod common;
 
@@ -16,10 +17,6 @@ use pilotlight_link::simulate::Dice;
 use pilotlight_link::{Agent, AgentConfig, Outbox, Sender, SenderConfig, Target, Unobserved};
 use pilotlight_units::Micros;
 use pilotlight_wire::*;
-
-fn kills() -> u32 {
-    std::env::var("PILOTLIGHT_KILLS").map_or(6, |text| text.parse().unwrap())
-}
 
 /// A copy of this test program that runs one of the two children below, for ever.
 struct Killed(Child);
@@ -86,6 +83,27 @@ fn free_address() -> SocketAddr {
 
 #[test]
 fn a_killed_collector_forgets_nothing_that_it_acknowledged() {
+    kill_collectors(6);
+}
+
+#[test]
+#[ignore = "a minute and more: cargo xtask soak"]
+fn a_hundred_killed_collectors_forget_nothing_that_they_acknowledged() {
+    kill_collectors(100);
+}
+
+#[test]
+fn a_killed_device_loses_no_message_that_it_numbered() {
+    kill_devices(6);
+}
+
+#[test]
+#[ignore = "a minute and more: cargo xtask soak"]
+fn a_hundred_killed_devices_lose_no_message_that_they_numbered() {
+    kill_devices(100);
+}
+
+fn kill_collectors(kills: u32) {
     let folder = tempfile::tempdir().unwrap();
     let database = folder.path().join("fleet.db");
     let address = free_address();
@@ -111,8 +129,8 @@ fn a_killed_collector_forgets_nothing_that_it_acknowledged() {
         }
     };
     let (mut acknowledged_before, mut lives) = (0, 0);
-    let half = kills() / 2;
-    for kill in 0..kills() {
+    let half = kills / 2;
+    for kill in 0..kills {
         let collector = Killed::spawn("child_collector", address, folder.path());
         // Every third dies while it starts, the others some time after they began to acknowledge.
         let (so_far, start) = (sender.counts().acknowledged, Instant::now());
@@ -145,25 +163,24 @@ fn a_killed_collector_forgets_nothing_that_it_acknowledged() {
     let stream =
         format!("SELECT count(*) FROM streams WHERE floor = {last} AND stored = {last} AND given_up = 0");
     assert_eq!(number(&database, &stream), 1);
-    println!("{} lives of the collector, {lives} of which acknowledged something; {last} messages", kills());
+    println!("{kills} lives of the collector, {lives} of which acknowledged something; {last} messages");
 }
 
-#[test]
-fn a_killed_device_loses_no_message_that_it_numbered() {
+fn kill_devices(kills: u32) {
     let folder = tempfile::tempdir().unwrap();
     let state = folder.path().join("state");
     let database = folder.path().join("fleet.db");
     let collector = Collector::start(config(&database)).unwrap();
     let address = collector.udp_addresses()[0];
     let mut dice = Dice::new(12);
-    for _ in 0..kills() {
+    for _ in 0..kills {
         let device = Killed::spawn("child_device", address, &state);
         std::thread::sleep(Duration::from_millis(100 + dice.below(400)));
         drop(device);
     }
     // The last life sends what the others left.
     let device = Killed::spawn("child_device", address, &state);
-    let boots = format!("SELECT count(DISTINCT boot) FROM frames WHERE boot <= {}", kills());
+    let boots = format!("SELECT count(DISTINCT boot) FROM frames WHERE boot <= {kills}");
     // A process that was killed before it said anything has no boot, or one without frames.
     until("the last boot speaks", || number(&database, "SELECT coalesce(max(boot), 0) FROM frames") > 1);
     until("earlier boots have no gaps", || {
@@ -171,7 +188,7 @@ fn a_killed_device_loses_no_message_that_it_numbered() {
                     WHERE boot < (SELECT max(boot) FROM frames) GROUP BY boot) WHERE n != last";
         number(&database, gaps) == 0
     });
-    println!("{} lives of the device, {} boots heard", kills() + 1, number(&database, &boots) + 1);
+    println!("{} lives of the device, {} boots heard", kills + 1, number(&database, &boots) + 1);
     drop(device);
     collector.stop();
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use common::{config, count, fleet, here, number, until};
 use pilotlight_collector::*;
-use pilotlight_link::simulate::{Faults, Fleet};
+use pilotlight_link::simulate::{Carrier, Faults, Fleet};
 
 struct Killed(Child);
 
@@ -73,9 +73,9 @@ fn two_collectors_share_a_stream_and_one_is_killed() {
     let kept = Collector::start(config(&databases[1])).unwrap();
     let source =
         NatsSource::start(Forward::new(&url), "collectors", kept.batches(), kept.verifier()).unwrap();
-    let faults = Faults { loss: 0.1, duplicate: 0.1, reorder: 0.1, corrupt: 0.02 };
-    let base = fleet(forwarder.udp_addresses()[0], 100, 60);
-    let speaking = std::thread::spawn(move || Fleet { faults, ..base }.run().unwrap());
+    let faults = Faults { loss: 0.1, duplicate: 0.1, reorder: 0.1, corrupt: 0.02, forge: 0.01 };
+    let carrier = Carrier::udp(forwarder.udp_addresses()[0]).unwrap();
+    let speaking = std::thread::spawn(move || Fleet { faults, ..fleet(100, 60) }.run(&carrier).unwrap());
     until("the first collector stores", || number(&databases[0], "SELECT count(*) FROM frames") > 200);
     drop(killed);
     let outcome = speaking.join().unwrap();

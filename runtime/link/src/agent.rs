@@ -44,8 +44,8 @@ pub struct Sample {
 
 /// What a window cost besides time; the agent asks once a window, on its own thread.
 pub trait Vitals: Send {
-    /// The energy, clocks, temperatures and events of the window that ends now.
-    fn read(&mut self, window: Micros) -> VitalsReading;
+    /// The energy, clocks, temperatures and events of the window that ends now, in which so many inferences ended.
+    fn read(&mut self, window: Micros, inferences: u32) -> VitalsReading;
 }
 
 /// What [`Vitals`] knows of a window; absent is "not known".
@@ -68,7 +68,7 @@ pub struct VitalsReading {
 pub struct Unobserved;
 
 impl Vitals for Unobserved {
-    fn read(&mut self, _window: Micros) -> VitalsReading {
+    fn read(&mut self, _window: Micros, _inferences: u32) -> VitalsReading {
         VitalsReading::default()
     }
 }
@@ -421,7 +421,7 @@ impl Worker {
 
     fn report(&mut self, now: Micros) {
         let window = now - self.window_start;
-        let vitals = self.vitals.read(window);
+        let vitals = self.vitals.read(window, self.histogram.count());
         let counts = self.sender.counts();
         let unsampled = self.unsampled.load(Ordering::Relaxed);
         let waiting = self.sender.outbox().len() as u32;

@@ -67,13 +67,14 @@ impl Timeout {
         }
     }
 
-    /// Microseconds after which the `attempt`th sending (from 1) is overdue: the first two alike, then doubled, bounded.
+    /// Microseconds after which the `attempt`th sending (from 1) is overdue: the first four alike, as losses by chance
+    /// need, then doubled, as an outage needs, and bounded.
     pub(crate) fn after(&self, attempt: u32) -> u64 {
         let base = match self.mean {
             None => Self::FIRST.as_micros() as f64,
             Some(mean) => (mean + 4.0 * self.deviation).max(Self::LEAST.as_micros() as f64),
         };
-        let doubled = base * f64::from(1u32 << attempt.saturating_sub(2).min(6));
+        let doubled = base * f64::from(1u32 << attempt.saturating_sub(4).min(7));
         doubled.min(Self::MOST.as_micros() as f64) as u64
     }
 }

@@ -112,8 +112,9 @@ fn exchange(mut sender: Sender, messages: u32, faults: Faults, seed: u64) -> (Id
 }
 
 fn faults() -> impl Strategy<Value = Faults> {
-    (0.0..0.5f64, 0.0..0.3f64, 0.0..0.3f64, 0.0..0.2f64)
-        .prop_map(|(loss, duplicate, reorder, corrupt)| Faults { loss, duplicate, reorder, corrupt })
+    (0.0..0.5f64, 0.0..0.3f64, 0.0..0.3f64, 0.0..0.2f64).prop_map(|(loss, duplicate, reorder, corrupt)| {
+        Faults { loss, duplicate, reorder, corrupt, forge: 0.0 }
+    })
 }
 
 proptest! {
@@ -343,7 +344,7 @@ fn an_outage_is_made_up_for_at_once() {
 struct Steady;
 
 impl Vitals for Steady {
-    fn read(&mut self, window: Micros) -> VitalsReading {
+    fn read(&mut self, window: Micros, _inferences: u32) -> VitalsReading {
         let gross = pilotlight_units::Milliwatts(5_000).over(window);
         let energy = Energy {
             source: Source::Modelled,

@@ -2,17 +2,18 @@
 
 use anyhow::{Context, Result};
 use pilotlight_collector::Keyring;
-use pilotlight_link::simulate::{Faults, Fleet};
-use std::net::SocketAddr;
+use pilotlight_link::Target;
+use pilotlight_link::simulate::{Carrier, Faults, Fleet};
+use std::net::ToSocketAddrs as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
 /// Send made-up reports of many devices to a collector, through a link with injected faults
 #[derive(Debug, clap::Args)]
 pub struct SimulateFleet {
-    /// The collector
-    #[arg(long, default_value = "127.0.0.1:7600", value_name = "ADDRESS:PORT")]
-    to: SocketAddr,
+    /// The collector: udp://HOST:PORT, or a serial line that all devices share: serial:///dev/ttyX?baud=N
+    #[arg(long, default_value = "udp://127.0.0.1:7600", value_name = "TARGET")]
+    to: Target,
     /// The fleet's key file
     #[arg(long, value_name = "FILE")]
     key: PathBuf,
@@ -43,6 +44,9 @@ pub struct SimulateFleet {
     /// Probability that a frame is damaged
     #[arg(long, default_value_t = 0.0, value_name = "P", value_parser = probability)]
     corrupt: f64,
+    /// Probability that a forgery goes before a frame
+    #[arg(long, default_value_t = 0.0, value_name = "P", value_parser = probability)]
+    forge: f64,
     /// The same seed, the same faults
     #[arg(long, default_value_t = 1, value_name = "S")]
     seed: u64,
@@ -63,7 +67,6 @@ impl SimulateFleet {
         let (key_id, key) =
             Keyring::load(&self.key)?.current_key().context("the fleet has no current key")?;
         let fleet = Fleet {
-            collector: self.to,
             key,
             key_id,
             first_device: self.first,
@@ -77,11 +80,12 @@ impl SimulateFleet {
                 duplicate: self.duplicate,
                 reorder: self.reorder,
                 corrupt: self.corrupt,
+                forge: self.forge,
             },
             seed: self.seed,
             patience: Duration::from_secs(self.patience),
         };
-        let o = fleet.run()?;
+        let o = fleet.run(&self.carrier()?)?;
         println!(
             "{} devices made {} messages in {:.1} s ({:.0}/s); {} frames sent, {} of them again; {} acknowledged",
             self.devices,
@@ -93,12 +97,26 @@ impl SimulateFleet {
             o.acknowledged
         );
         println!(
-            "injected: {} lost, {} damaged, {} twice, {} late; dropped by full outboxes {}; refused by devices {}",
-            o.lost, o.corrupted, o.duplicated, o.reordered, o.dropped, o.refused
+            "injected: {} lost, {} damaged, {} twice, {} late, {} forged; dropped by full outboxes {}; refused by devices {}",
+            o.lost, o.corrupted, o.duplicated, o.reordered, o.forged, o.dropped, o.refused
         );
         if let Some(cpu) = o.cpu_seconds {
             println!("this command used {cpu:.1} s of one core");
         }
         Ok(self.one_way || o.acknowledged == o.made)
+    }
+
+    fn carrier(&self) -> Result<Carrier> {
+        match &self.to {
+            Target::Udp { address } => {
+                let resolved = address.to_socket_addrs().with_context(|| address.clone())?.next();
+                let collector = resolved.with_context(|| format!("{address}: the host has no address"))?;
+                Ok(Carrier::udp(collector)?)
+            }
+            Target::Serial { path, baud } => {
+                let port = serial2::SerialPort::open(path, *baud).with_context(|| path.clone())?;
+                Ok(Carrier::serial(port)?)
+            }
+        }
     }
 }

@@ -24,9 +24,8 @@ pub fn config(database: &Path) -> CollectorConfig {
     }
 }
 
-pub fn fleet(collector: SocketAddr, devices: u32, reports: u32) -> Fleet {
+pub fn fleet(devices: u32, reports: u32) -> Fleet {
     Fleet {
-        collector,
         key: FLEET,
         key_id: 1,
         first_device: 1,
@@ -58,4 +57,11 @@ pub fn until(what: &str, mut done: impl FnMut() -> bool) {
 pub fn number(database: &Path, sql: &str) -> i64 {
     let db = rusqlite::Connection::open(database).unwrap();
     db.query_row(sql, [], |row| row.get(0)).unwrap()
+}
+
+/// The path of a pseudo-terminal's end, which the collector can open.
+pub fn terminal_of(port: &serial2::SerialPort) -> String {
+    use std::os::fd::AsRawFd as _;
+    let terminal = std::fs::read_link(format!("/proc/self/fd/{}", port.as_raw_fd())).unwrap();
+    terminal.to_str().unwrap().to_owned()
 }

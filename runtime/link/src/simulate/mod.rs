@@ -3,38 +3,26 @@
 //! The devices are real [`Sender`]s; only their figures and their link are made up. Every report says that its
 //! energy is modelled, and every Hello that its board is simulated.
 
-use std::collections::VecDeque;
+mod carrier;
+mod fault;
+
 use std::io;
-use std::net::{SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
 use pilotlight_units::{Hertz, Microjoules, Micros, MilliCelsius};
 use pilotlight_wire::{
-    Band, Bucket, Celsius, Closing, Energy, FleetKey, Frame, Hello, Latency, MAX_FRAME, Message, Operating,
-    Report, Source, Spread, Temperature,
+    Band, Bucket, Celsius, Closing, Energy, FleetKey, Frame, Hello, Latency, MAX_FRAME, MAX_SERIAL, Message,
+    Operating, Report, Source, Spread, TAG, Temperature,
 };
 
+pub use self::carrier::Carrier;
+pub use self::fault::{Dice, Faults, FaultyLink};
 use crate::outbox::Outbox;
 use crate::sender::{Sender, SenderConfig};
-
-/// What goes wrong on the link, as probabilities for each frame; both ways.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Faults {
-    /// Lost.
-    pub loss: f64,
-    /// Delivered twice.
-    pub duplicate: f64,
-    /// Delivered up to 32 frames late.
-    pub reorder: f64,
-    /// Delivered with a flipped bit.
-    pub corrupt: f64,
-}
 
 /// The fleet to simulate.
 #[derive(Clone, Debug)]
 pub struct Fleet {
-    /// Where the collector listens.
-    pub collector: SocketAddr,
     /// The fleet's secret and its key id.
     pub key: FleetKey,
     /// The generation of `key`.
@@ -78,6 +66,10 @@ pub struct FleetOutcome {
     pub duplicated: u64,
     /// Upward frames that the link delivered late.
     pub reordered: u64,
+    /// Forgeries that were sent.
+    pub forged: u64,
+    /// The sum of [`digest`] over all messages that left the devices, each counted once.
+    pub digest: u64,
     /// Messages that the devices' full outboxes dropped.
     pub dropped: u64,
     /// Downward frames that devices refused, damaged ones included.
@@ -88,109 +80,19 @@ pub struct FleetOutcome {
     pub cpu_seconds: Option<f64>,
 }
 
-/// A small generator of pseudo-random numbers (SplitMix64).
-#[derive(Clone, Debug)]
-pub struct Dice(u64);
-
-impl Dice {
-    /// Dice that fall the same way for the same seed.
-    pub const fn new(seed: u64) -> Self {
-        Self(seed)
-    }
-
-    /// The next 64 bits.
-    pub fn roll(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// True with this probability.
-    pub fn chance(&mut self, probability: f64) -> bool {
-        ((self.roll() >> 11) as f64) < probability * (1u64 << 53) as f64
-    }
-
-    /// A number below `bound`; zero for a bound of zero.
-    pub fn below(&mut self, bound: u64) -> u64 {
-        self.roll().checked_rem(bound).unwrap_or(0)
-    }
-}
-
-/// A link that does to frames what [`Faults`] says.
-#[derive(Debug)]
-pub struct FaultyLink {
-    faults: Faults,
-    dice: Dice,
-    /// Frames under way: how many others go first, and the bytes.
-    late: VecDeque<(u32, Vec<u8>)>,
-    /// Lost, corrupted, duplicated, reordered.
-    counts: [u64; 4],
-}
-
-impl FaultyLink {
-    /// A link with its own dice.
-    pub fn new(faults: Faults, seed: u64) -> Self {
-        Self { faults, dice: Dice::new(seed), late: VecDeque::new(), counts: [0; 4] }
-    }
-
-    /// Takes a frame in and delivers what comes out, if anything.
-    ///
-    /// # Errors
-    /// What `deliver` returned.
-    pub fn pass<E>(
-        &mut self,
-        frame: &[u8],
-        mut deliver: impl FnMut(&[u8]) -> Result<(), E>,
-    ) -> Result<(), E> {
-        for (others, _) in &mut self.late {
-            *others = others.saturating_sub(1);
-        }
-        while self.late.front().is_some_and(|(others, _)| *others == 0) {
-            if let Some((_, late)) = self.late.pop_front() {
-                deliver(&late)?;
-            }
-        }
-        // One fate a frame, so that what was lost can be counted.
-        let Faults { loss, duplicate, reorder, corrupt } = self.faults;
-        if self.dice.chance(loss) {
-            self.counts[0] += 1;
-        } else if self.dice.chance(corrupt) {
-            self.counts[1] += 1;
-            let mut damaged = frame.to_vec();
-            let bit = self.dice.below(8 * frame.len() as u64) as usize;
-            damaged[bit / 8] ^= 1 << (bit % 8);
-            deliver(&damaged)?;
-        } else if self.dice.chance(duplicate) {
-            self.counts[2] += 1;
-            deliver(frame)?;
-            deliver(frame)?;
-        } else if self.dice.chance(reorder) {
-            self.counts[3] += 1;
-            self.late.push_back((1 + self.dice.below(32) as u32, frame.to_vec()));
-        } else {
-            deliver(frame)?;
-        }
-        Ok(())
-    }
-
-    /// Delivers what is still under way.
-    ///
-    /// # Errors
-    /// What `deliver` returned.
-    pub fn flush<E>(&mut self, mut deliver: impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
-        self.late.drain(..).try_for_each(|(_, late)| deliver(&late))
-    }
-
-    /// Frames lost so far, those that were damaged included: either way they did not arrive.
-    pub fn lost(&self) -> u64 {
-        self.counts[0] + self.counts[1]
-    }
+/// A message as a number: what a collector stored is what was made where the sums of these are equal.
+pub fn digest(device: u32, boot: u32, sequence: u32, kind: u8, body: &[u8]) -> u64 {
+    let numbers = [device, boot, sequence].map(u32::to_le_bytes);
+    let bytes = numbers.as_flattened().iter().chain([&kind]).chain(body);
+    // FNV-1a.
+    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3))
 }
 
 struct Device {
+    number: u32,
     sender: Sender,
+    /// The last sequence in the outcome's digest.
+    digested: u32,
     said_hello: bool,
     reports: u32,
     said_closing: bool,
@@ -199,7 +101,7 @@ struct Device {
 }
 
 /// Messages that one simulated device holds.
-const OUTBOX: usize = 64;
+const OUTBOX: usize = 256;
 /// Datagrams between two looks at what came back.
 const TURN: usize = 64;
 
@@ -207,14 +109,17 @@ impl Fleet {
     /// Runs the fleet until every device has said all, and on two-way links until all is acknowledged.
     ///
     /// # Errors
-    /// The socket cannot be used. A fleet that is not done when its patience ends is no error: the outcome tells.
-    pub fn run(&self) -> io::Result<FleetOutcome> {
-        let socket = UdpSocket::bind(if self.collector.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" })?;
-        socket.set_nonblocking(true)?;
+    /// The carrier cannot be used. A fleet that is not done when its patience ends is no error: the outcome tells.
+    pub fn run(&self, carrier: &Carrier) -> io::Result<FleetOutcome> {
         let start = Instant::now();
         let cpu = thread_cpu_seconds();
         let mut dice = Dice::new(self.seed);
-        let mut up = FaultyLink::new(self.faults, dice.roll());
+        let mut up = Uplink {
+            carrier,
+            link: FaultyLink::new(self.faults, dice.roll()).sparing(carrier.delimiter()),
+            forge: self.faults.forge,
+            line: [0; MAX_SERIAL],
+        };
         let mut down = FaultyLink::new(self.faults, dice.roll());
         let mut devices: Vec<Device> = (0..self.devices).map(|at| self.device(at)).collect();
         let mut outcome = FleetOutcome::default();
@@ -229,22 +134,22 @@ impl Fleet {
                 let device = &mut devices[next];
                 next = (next + 1) % self.devices as usize;
                 if !device.closed {
-                    sent += self.turn(device, now, allowed, &mut outcome, &mut dice, &mut up, &socket)?;
+                    sent += self.turn(device, now, allowed, &mut outcome, &mut dice, &mut up)?;
                     open -= usize::from(device.closed);
                 }
                 if sent >= TURN {
                     break;
                 }
             }
-            let heard = self.listen(&socket, &mut devices, &mut down, start)?;
+            let heard = self.listen(carrier, &mut devices, &mut down, start)?;
             idle = if sent + heard == 0 { idle + 1 } else { 0 };
             if idle > 0 {
                 // What is late must not wait for frames that will not come.
-                up.flush(|frame| send(&socket, self.collector, frame))?;
+                up.flush()?;
                 std::thread::sleep(Duration::from_millis(1));
             }
         }
-        up.flush(|frame| send(&socket, self.collector, frame))?;
+        up.flush()?;
         outcome.made = 0;
         for device in &mut devices {
             let counts = device.sender.counts();
@@ -255,7 +160,7 @@ impl Fleet {
             outcome.dropped += u64::from(counts.dropped);
             outcome.refused += counts.refused;
         }
-        [outcome.lost, outcome.corrupted, outcome.duplicated, outcome.reordered] = up.counts;
+        [outcome.lost, outcome.corrupted, outcome.duplicated, outcome.reordered] = up.link.counts;
         outcome.seconds = start.elapsed().as_secs_f64();
         outcome.cpu_seconds = cpu.zip(thread_cpu_seconds()).map(|(before, after)| after - before);
         Ok(outcome)
@@ -267,7 +172,9 @@ impl Fleet {
         let config =
             SenderConfig { two_way: self.two_way, frames_per_second: 1_000_000, burst: OUTBOX as u32 };
         Device {
+            number,
             sender: Sender::new(&keys, self.boot, Outbox::new(OUTBOX), config),
+            digested: 0,
             said_hello: false,
             reports: 0,
             said_closing: false,
@@ -276,7 +183,6 @@ impl Fleet {
     }
 
     /// Lets one device make a message and send what is due; returns the frames it sent.
-    #[allow(clippy::too_many_arguments, reason = "the loop's state, spelt out")]
     fn turn(
         &self,
         device: &mut Device,
@@ -284,11 +190,11 @@ impl Fleet {
         allowed: Option<u64>,
         outcome: &mut FleetOutcome,
         dice: &mut Dice,
-        up: &mut FaultyLink,
-        socket: &UdpSocket,
+        up: &mut Uplink,
     ) -> io::Result<usize> {
         let room = device.sender.outbox().len() < OUTBOX / 2;
         let may = allowed.is_none_or(|allowed| outcome.made < allowed);
+        let mut faultless = false;
         if !device.said_hello {
             device.said_hello = true;
             outcome.made += 1;
@@ -296,26 +202,27 @@ impl Fleet {
         } else if device.reports < self.reports && room && may {
             device.reports += 1;
             outcome.made += 1;
-            push(device, &Message::Report(report(now, dice)))?;
+            push(device, &Message::Report(report(device.number, now, dice)))?;
         } else if device.reports == self.reports && !device.said_closing {
             device.said_closing = true;
             outcome.made += 1;
             let dropped = device.sender.counts().dropped;
             push(device, &Message::Closing(Closing { at: Micros(now), dropped, ..Closing::default() }))?;
-            if !self.two_way {
-                // The last word of a one-way device is said without faults: it makes the losses countable.
-                device.closed = true;
-                let mut frame = [0; MAX_FRAME];
-                while let Some(length) = next(device, now, &mut frame)? {
-                    up.flush(|late| send(socket, self.collector, late))?;
-                    send(socket, self.collector, &frame[..length])?;
-                }
-            }
+            // The last word of a one-way device is said without faults: it makes the losses countable.
+            faultless = !self.two_way;
+        }
+        if faultless {
+            up.flush()?;
         }
         let mut sent = 0;
         let mut frame = [0; MAX_FRAME];
-        while let Some(length) = next(device, now, &mut frame)? {
-            up.pass(&frame[..length], |bytes| send(socket, self.collector, bytes))?;
+        while let Some(length) = device.sender.next_frame(now, &mut frame).map_err(io::Error::other)? {
+            let frame = &frame[..length];
+            device.digest(frame, outcome);
+            match faultless {
+                true => up.send(frame)?,
+                false => outcome.forged += up.pass(frame, dice)?,
+            }
             sent += 1;
         }
         device.closed |= device.said_closing && device.sender.outbox().is_empty();
@@ -333,10 +240,10 @@ impl Fleet {
         push(device, &Message::Hello(hello))
     }
 
-    /// Hands what came back to the devices; returns how many datagrams that were.
+    /// Hands what came back to the devices; returns how many datagrams or frames that were.
     fn listen(
         &self,
-        socket: &UdpSocket,
+        carrier: &Carrier,
         devices: &mut [Device],
         down: &mut FaultyLink,
         start: Instant,
@@ -344,13 +251,7 @@ impl Fleet {
         let mut bytes = [0; 2048];
         let mut heard = 0;
         while heard < 4 * TURN {
-            let length = match socket.recv(&mut bytes) {
-                Ok(length) => length,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                // The collector is not there, for now.
-                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => continue,
-                Err(error) => return Err(error),
-            };
+            let Some(length) = carrier.receive(&mut bytes)? else { break };
             heard += 1;
             let now = start.elapsed().as_micros() as u64;
             let take = |bytes: &[u8]| -> io::Result<()> {
@@ -371,37 +272,74 @@ impl Fleet {
     }
 }
 
-fn push(device: &mut Device, message: &Message) -> io::Result<()> {
-    device.sender.push(message).map(drop).map_err(io::Error::other)
-}
-
-fn next(device: &mut Device, now: u64, frame: &mut [u8]) -> io::Result<Option<usize>> {
-    device.sender.next_frame(now, frame).map_err(io::Error::other)
-}
-
-/// Sends, waiting while the socket's buffer is full; a collector that is away is the link's matter.
-fn send(socket: &UdpSocket, to: SocketAddr, bytes: &[u8]) -> io::Result<()> {
-    loop {
-        match socket.send_to(bytes, to) {
-            Ok(_) => return Ok(()),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                std::thread::sleep(Duration::from_micros(50));
-            }
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => return Ok(()),
-            Err(error) => return Err(error),
+impl Device {
+    /// Takes a frame's message into the outcome's digest, unless it was sent before.
+    fn digest(&mut self, frame: &[u8], outcome: &mut FleetOutcome) {
+        let Ok((frame, _)) = Frame::parse(frame) else { return };
+        let opened = frame.unverified();
+        let header = opened.header;
+        // Messages leave for the first time in the order of their sequences.
+        if header.sequence > self.digested {
+            self.digested = header.sequence;
+            let one = digest(header.device, header.boot, header.sequence, opened.kind.0, opened.body);
+            outcome.digest = outcome.digest.wrapping_add(one);
         }
     }
 }
 
-fn report(now: u64, dice: &mut Dice) -> Report {
+/// The way to the collector and what goes wrong on it.
+struct Uplink<'a> {
+    carrier: &'a Carrier,
+    link: FaultyLink,
+    forge: f64,
+    line: [u8; MAX_SERIAL],
+}
+
+impl Uplink<'_> {
+    /// Sends a frame through the faults; returns the forgeries that went before it.
+    fn pass(&mut self, frame: &[u8], dice: &mut Dice) -> io::Result<u64> {
+        let forged = dice.chance(self.forge);
+        if forged {
+            let mut forgery = frame.to_vec();
+            let tag = forgery.len() - TAG;
+            forgery[tag - 1] ^= 1;
+            forgery[tag..].copy_from_slice(&dice.roll().to_le_bytes());
+            self.send(&forgery)?;
+        }
+        let carrier = self.carrier;
+        let packed = carrier.pack(frame, &mut self.line);
+        self.link.pass(packed, |bytes| carrier.send(bytes))?;
+        Ok(forged.into())
+    }
+
+    /// Sends a frame around the faults.
+    fn send(&mut self, frame: &[u8]) -> io::Result<()> {
+        self.carrier.send(self.carrier.pack(frame, &mut self.line))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.link.flush(|late| self.carrier.send(late))
+    }
+}
+
+fn push(device: &mut Device, message: &Message) -> io::Result<()> {
+    device.sender.push(message).map(drop).map_err(io::Error::other)
+}
+
+/// What a device would report if it were an Orin: slower clocks cost time and save power, and each drifts a little.
+fn report(device: u32, now: u64, dice: &mut Dice) -> Report {
     let noise = dice.roll();
-    let p50 = 4_000 + (noise & 0x3ff);
+    let mhz = [612u64, 510, 408, 306][device as usize % 4];
+    let drift = ((now as f64 / 2e7 + f64::from(device)).sin() * 200.0) as i64;
+    let p50 = (2_600_000 / mhz).saturating_add_signed(drift) + (noise & 0xff);
     let latency = |part: u64| Bucket::of(Micros(p50 + part));
-    let net = 1_800_000 + (noise >> 10 & 0x3_ffff);
+    let count = 20 + (noise >> 28 & 0x3);
+    let net = count * (30 + mhz / 8) * 700 + (noise >> 10 & 0x3_ffff);
+    let mean = 40_000 + 10 * mhz as i32;
     Report {
         end: Micros(now / 1000 * 1000),
         window: Micros::from_secs(1),
-        count: 25 + (noise >> 28 & 0xf) as u32,
+        count: count as u32,
         latency: Some(Latency { p50: latency(0), p90: latency(300), p99: latency(900), max: latency(1_900) }),
         energy: Some(Energy {
             source: Source::Modelled,
@@ -411,13 +349,13 @@ fn report(now: u64, dice: &mut Dice) -> Report {
             net_spread: Spread::of(Microjoules(60_000)),
         }),
         operating: Some(Operating {
-            gpu: Band::of(Hertz::from_mhz(612)),
+            gpu: Band::of(Hertz::from_mhz(mhz)),
             memory: Band::of(Hertz::from_mhz(2133)),
             cpu: Band::of(Hertz::from_mhz(1510)),
         }),
         temperature: Some(Temperature {
-            gpu: Celsius::of(MilliCelsius(48_000 + (noise >> 40 & 0xfff) as i32)),
-            module: Celsius::of(MilliCelsius(46_000 + (noise >> 52 & 0xfff) as i32)),
+            gpu: Celsius::of(MilliCelsius(mean + (noise >> 40 & 0xfff) as i32)),
+            module: Celsius::of(MilliCelsius(mean - 2_000 + (noise >> 52 & 0xfff) as i32)),
         }),
         ..Report::default()
     }
