@@ -19,6 +19,7 @@ mod telemetry;
 #[cfg(feature = "collector")]
 mod top;
 mod verify;
+mod vitals;
 #[cfg(feature = "collector")]
 mod wire;
 

@@ -1,7 +1,8 @@
 //! `--telemetry`: what `run` and `bench` tell a collector.
 
+use super::vitals::BoardVitals;
 use anyhow::{Context, Result};
-use pilotlight_link::{Agent, AgentConfig, Publisher, Sample, Target, Unobserved};
+use pilotlight_link::{Agent, AgentConfig, Publisher, Sample, Target};
 use pilotlight_units::Micros;
 use pilotlight_wire::DeviceKeys;
 use std::path::PathBuf;
@@ -19,6 +20,10 @@ pub struct TelemetryOptions {
     /// Folder of the boot counter and of messages that wait; ~/.local/state/pilotlight/DEVICE unless given
     #[arg(long, value_name = "DIR", requires = "telemetry")]
     telemetry_state: Option<PathBuf>,
+    /// Root of the file tree whose power, clocks and temperatures are reported; of a tree other than / the energy is
+    /// called modelled
+    #[arg(long, value_name = "DIR", default_value = "/", requires = "telemetry")]
+    telemetry_root: PathBuf,
 }
 
 /// Telemetry while a command runs, or nothing.
@@ -40,9 +45,10 @@ impl TelemetryOptions {
         };
         let mut config = AgentConfig::new(keys, state);
         config.name = model.chars().take(40).collect();
-        config.board = std::env::consts::ARCH.to_owned();
-        let (agent, publisher, _) =
-            Agent::start(config, target.open()?, Box::new(Unobserved), Box::new(|_| {}))?;
+        let vitals = BoardVitals::start(&self.telemetry_root).context("no thread to read power on")?;
+        config.board = vitals.board().unwrap_or(std::env::consts::ARCH).to_owned();
+        config.rail = vitals.rails();
+        let (agent, publisher, _) = Agent::start(config, target.open()?, Box::new(vitals), Box::new(|_| {}))?;
         Ok(Telemetry(Some((agent, publisher))))
     }
 }
