@@ -1,7 +1,7 @@
 //! The checks that every change must pass.
 
 use crate::shell::{self, run};
-use crate::{abi, capi, cross, deps, kernels, loom, python, sizes};
+use crate::{abi, capi, cross, deps, kernels, loom, python, sizes, wire_size};
 use anyhow::{Result, bail};
 use std::time::Instant;
 
@@ -23,6 +23,7 @@ const CHECKS: &[Check] = &[
     Check { name: "deps", run: deps::run },
     Check { name: "clippy", run: clippy },
     Check { name: "test", run: test },
+    Check { name: "nats", run: nats },
     Check { name: "doc", run: doc },
     Check { name: "first-run", run: first_run },
     Check { name: "models", run: models },
@@ -74,6 +75,11 @@ fn test() -> Result<()> {
     run("cargo", &["test", "--workspace", "--no-fail-fast"])
 }
 
+/// Collectors that share a JetStream: the one quick suite that a feature of its own brings.
+fn nats() -> Result<()> {
+    run("cargo", &["test", "--package", "pilotlight-collector", "--features", "nats", "--test", "nats"])
+}
+
 fn doc() -> Result<()> {
     let mut command =
         shell::command("cargo", &["doc", "--workspace", "--no-deps", "--all-features", "--locked"]);
@@ -116,7 +122,11 @@ fn cross_plans() -> Result<()> {
 fn no_std() -> Result<()> {
     run("bash", &["cross/toolchain.sh", "setup", "--no-std"])?;
     let crates = ["--package", "pilotlight-units", "--package", "pilotlight-wire"];
-    run("bash", &[&["cross/toolchain.sh", "nostd", "thumbv7em-none-eabi", "--locked"], &crates[..]].concat())
+    run(
+        "bash",
+        &[&["cross/toolchain.sh", "nostd", "thumbv7em-none-eabi", "--locked"], &crates[..]].concat(),
+    )?;
+    wire_size::run_all()
 }
 
 fn deny() -> Result<()> {

@@ -21,6 +21,7 @@ mod sizes;
 mod soak;
 mod start;
 mod timing_model;
+mod wire_size;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -52,6 +53,8 @@ enum Command {
     CrossCheck,
     /// Print the size of the firmware example by crate, and hold its budget
     Sizes(sizes::Sizes),
+    /// Print flash and stack that the telemetry protocol takes without an operating system
+    WireSize,
     /// Measure from process start to first output, beside ONNX Runtime's session creation
     Start,
     /// Compile the CUDA kernels to the committed PTX and cubin, or compare them with --check
@@ -85,6 +88,7 @@ fn main() -> ExitCode {
         Command::Loom => loom::run(),
         Command::CrossCheck => cross::check(),
         Command::Sizes(c) => c.run(),
+        Command::WireSize => wire_size::run_all(),
         Command::Start => start::measure(),
         Command::Kernels(c) => c.run(),
         Command::Exact(c) => c.run(),

@@ -1,6 +1,6 @@
 //! The long tests: what the quick ones leave out.
 
-use crate::{cutlass, exact, fuzz, mutants, shell};
+use crate::{cutlass, exact, fuzz, mutants, shell, wire_size};
 use anyhow::Result;
 use clap::Parser;
 
@@ -33,8 +33,25 @@ impl Soak {
         }
         mutants::kernel_mutants(&mutants::Options::default())?;
         mutants::sync::run(&mutants::Options::default())?;
+        telemetry()?;
         Defaults::<exact::Exact>::parse_from(["exact", "-n", "128"]).args.run()?;
         let seconds = self.fuzz_seconds.to_string();
         Defaults::<fuzz::Fuzz>::parse_from(["fuzz", "--seconds", &seconds]).args.run()
     }
+}
+
+/// Collectors that share a JetStream, what a collector stores a second, and what the protocol takes on a device. The
+/// million reports and the hundred kills are ignored tests, which have run before.
+fn telemetry() -> Result<()> {
+    let collector = ["--release", "--package", "pilotlight-collector", "--features", "nats"];
+    shell::run("cargo", &[&["test"], &collector[..], &["--test", "nats", "--", "--nocapture"]].concat())?;
+    let throughput = [&["run"], &collector[..], &["--example", "throughput", "--"]].concat();
+    shell::run("cargo", &[&throughput[..], &["--reports", "3000000"]].concat())?;
+    shell::run("cargo", &[&throughput[..], &["--one-way", "50000"]].concat())?;
+    shell::run("cargo", &[&throughput[..], &["--nats"]].concat())?;
+    let wire = ["run", "--release", "--package", "pilotlight-wire", "--example"];
+    for example in ["sizes", "encode_time"] {
+        shell::run("cargo", &[&wire[..], &[example]].concat())?;
+    }
+    wire_size::run_all()
 }
