@@ -225,7 +225,7 @@ fn the_web_page_shows_devices_energy_and_latency_in_a_browser() {
                 "--hide-scrollbars",
             ])
             .arg(format!("--user-data-dir={}", field.path("browser")))
-            .args(["--virtual-time-budget=6000", "--window-size=1280,900"])
+            .args(["--virtual-time-budget=6000", "--window-size=1280,870"])
             .args(words)
             .arg(&url)
             .output()

@@ -159,7 +159,7 @@ impl Fleet {
             let mut raise = |alert, text| alerts.push(FleetAlert { device, alert, text });
             let silent = (now_ms - view.heard_ms).max(0) as u64 / 1000;
             if !view.closed && silent > rules.silent_seconds {
-                raise("silent", format!("not heard for {silent} s, {} s are allowed", rules.silent_seconds));
+                raise("silent", format!("not heard for {silent} s ({} s allowed)", rules.silent_seconds));
             }
             let Some((report, _)) = view.report else { continue };
             if let Some(limit) = rules.gross_each_uj
@@ -167,7 +167,7 @@ impl Fleet {
                     report.energy.and_then(|energy| energy.gross.0.checked_div(report.count.into()))
                 && each > limit
             {
-                raise("energy", format!("{each} uJ gross an inference, {limit} uJ are allowed"));
+                raise("energy", format!("{each} uJ gross an inference ({limit} uJ allowed)"));
             }
             let trouble = report.trouble;
             for (alert, count) in [
