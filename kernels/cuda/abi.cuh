@@ -29,32 +29,31 @@ constexpr u32 CONTROL_REQUEST = 384;
 constexpr u32 CONTROL_BYTES = 512;
 constexpr u32 OPERATION_NONE = 4294967295;
 constexpr u32 STATE_FLAGS = 128;
-constexpr u32 OP_conv_s8_128x128 = 0;
-constexpr u32 OP_conv_u8_128x128 = 1;
-constexpr u32 OP_conv_s8_128x64 = 2;
-constexpr u32 OP_conv_u8_128x64 = 3;
-constexpr u32 OP_conv_s8_64x64 = 4;
-constexpr u32 OP_conv_u8_64x64 = 5;
-constexpr u32 OP_conv_s8_128x32 = 6;
-constexpr u32 OP_conv_u8_128x32 = 7;
-constexpr u32 OP_depthwise = 8;
-constexpr u32 OP_direct = 9;
-constexpr u32 OP_window_sums = 10;
-constexpr u32 OP_matmul = 11;
-constexpr u32 OP_table8 = 12;
-constexpr u32 OP_table_f32 = 13;
-constexpr u32 OP_unary = 14;
-constexpr u32 OP_quantize = 15;
-constexpr u32 OP_dequantize = 16;
-constexpr u32 OP_cast = 17;
-constexpr u32 OP_zip = 18;
-constexpr u32 OP_remap = 19;
-constexpr u32 OP_bilinear = 20;
-constexpr u32 OP_pool = 21;
-constexpr u32 OP_mean = 22;
-constexpr u32 OP_softmax = 23;
-constexpr u32 OP_softmax8 = 24;
-constexpr u32 OP_arg_max = 25;
+constexpr u32 OP_conv_s8_128x256 = 0;
+constexpr u32 OP_conv_u8_128x256 = 1;
+constexpr u32 OP_conv_s8_64x64 = 2;
+constexpr u32 OP_conv_u8_64x64 = 3;
+constexpr u32 OP_conv_s8_gather = 4;
+constexpr u32 OP_conv_u8_gather = 5;
+constexpr u32 OP_finish = 6;
+constexpr u32 OP_depthwise = 7;
+constexpr u32 OP_direct = 8;
+constexpr u32 OP_window_sums = 9;
+constexpr u32 OP_matmul = 10;
+constexpr u32 OP_table8 = 11;
+constexpr u32 OP_table_f32 = 12;
+constexpr u32 OP_unary = 13;
+constexpr u32 OP_quantize = 14;
+constexpr u32 OP_dequantize = 15;
+constexpr u32 OP_cast = 16;
+constexpr u32 OP_zip = 17;
+constexpr u32 OP_remap = 18;
+constexpr u32 OP_bilinear = 19;
+constexpr u32 OP_pool = 20;
+constexpr u32 OP_mean = 21;
+constexpr u32 OP_softmax = 22;
+constexpr u32 OP_softmax8 = 23;
+constexpr u32 OP_arg_max = 24;
 struct Rule {
   u32 kind;
   f32 f0;
@@ -69,7 +68,6 @@ struct Rule {
 };
 static_assert(sizeof(Rule) == 40, "Rule");
 struct Post {
-  u64 pointer;
   u32 strides[4];
   u32 kind;
   u32 signed_in;
@@ -77,10 +75,12 @@ struct Post {
   u32 unused;
   Rule rule;
 };
-static_assert(sizeof(Post) == 80, "Post");
+static_assert(sizeof(Post) == 72, "Post");
 struct Epilogue {
   u64 out;
   u64 scale;
+  u64 post;
+  u64 other[3];
   u32 strides[4];
   u32 mode;
   u32 scale_step;
@@ -88,9 +88,8 @@ struct Epilogue {
   i32 lo;
   i32 hi;
   u32 posts;
-  Post post[3];
 };
-static_assert(sizeof(Epilogue) == 296, "Epilogue");
+static_assert(sizeof(Epilogue) == 88, "Epilogue");
 struct Conv {
   u64 x;
   u64 w;
@@ -99,6 +98,7 @@ struct Conv {
   u64 classes;
   u64 w_zero;
   u64 sums;
+  u64 partial;
   u32 x_strides[3];
   u32 h;
   u32 width;
@@ -115,9 +115,17 @@ struct Conv {
   u32 group_x;
   u32 column_classes;
   u32 all_classes;
+  u32 groups;
+  u32 tile_channels;
+  u32 tile_pixels;
+  u32 splits;
+  u32 split_steps;
+  u32 divide_ow[2];
+  u32 divide_oh[2];
+  u32 unused;
   Epilogue epilogue;
 };
-static_assert(sizeof(Conv) == 424, "Conv");
+static_assert(sizeof(Conv) == 264, "Conv");
 struct Direct {
   u64 x;
   u64 w;
@@ -146,7 +154,7 @@ struct Direct {
   u32 unused;
   Epilogue epilogue;
 };
-static_assert(sizeof(Direct) == 424, "Direct");
+static_assert(sizeof(Direct) == 216, "Direct");
 struct Sums {
   u64 x;
   u64 out;
@@ -194,7 +202,7 @@ struct Depthwise {
   u32 unused;
   Epilogue epilogue;
 };
-static_assert(sizeof(Depthwise) == 416, "Depthwise");
+static_assert(sizeof(Depthwise) == 208, "Depthwise");
 struct MatMul {
   u64 a;
   u64 b;
@@ -217,7 +225,7 @@ struct MatMul {
   u32 b_signed;
   Epilogue epilogue;
 };
-static_assert(sizeof(MatMul) == 448, "MatMul");
+static_assert(sizeof(MatMul) == 240, "MatMul");
 struct Map {
   u64 x;
   u64 y;

@@ -1,11 +1,15 @@
 // Implicit-GEMM convolution on 8-bit tensor cores.
 //
-// Rows are output pixels, columns output channels, k the taps' channels in pieces of 16 bytes.
+// Rows are output channels in fragments of 16, columns output pixels in fragments of 8, k the taps' channels in
+// pieces of 16 bytes. Fragments outside the tile, the channels or the pixels are skipped, and so is a missing
+// second piece of k: they are not issued.
 // Input: pixels in the caller's layout (channels side by side, pixel stride a multiple of 16), gathered by
 // cp.async into swizzled shared memory; taps outside the image are filled with zeros, which the bias of the
-// pixel's border class accounts for. Weights: signed, in fragment order, streamed by cp.async unswizzled.
-// Launch: grid (pixel tiles, channel tiles, groups), 256 threads, dynamic shared memory of 3 stages of
-// 64 (BM + BN) bytes or of 4 BM (BN + 8), whichever is more.
+// pixel's border class accounts for. With up to 4 channels a pixel (GATHER), words of two pixels are put together
+// in registers instead, so that k holds no filler. Weights: signed, in fragment order, streamed by cp.async.
+// Launch: grid (pixel tiles, channel tiles, groups * splits), 256 threads, dynamic shared memory as `Tile::shared`
+// in src/lib.rs says. Neighbouring blocks share a weight tile: it comes from DRAM once and from L2 after that.
+// With splits above 1 each takes a range of k and leaves its sums in `partial`; `finish` adds them, exactly.
 // Waits for and signals nothing: launch order is the only order. Reference: reference/linear.rs `conv`.
 
 DEV u32 shared_address(const void* p) { return (u32)__cvta_generic_to_shared(p); }
@@ -22,66 +26,150 @@ DEV void load_shared4(u32* r, u32 a) {
   asm volatile("ld.shared.v4.u32 {%0,%1,%2,%3}, [%4];"
                : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(a) : "memory");
 }
-template <bool XS> DEV void mma(int* c, const u32* a, u32 b0, u32 b1) {
-  if (XS)
-    asm volatile("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-                 : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-  else
-    asm volatile("mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-                 : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+DEV void store_shared4(u32 a, const u32* r) {
+  asm volatile("st.shared.v4.u32 [%0], {%1,%2,%3,%4};" ::"r"(a), "r"(r[0]), "r"(r[1]), "r"(r[2]), "r"(r[3]) : "memory");
+}
+// 32 of k, and 16: the first halves of the same registers.
+#define MMA(xs)                                                                                               \
+  asm volatile("mma.sync.aligned.m16n8k32.row.col.s32.s8." xs ".s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};" \
+               : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])                                               \
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]))
+#define MMA_NARROW(xs)                                                                                        \
+  asm volatile("mma.sync.aligned.m16n8k16.row.col.s32.s8." xs ".s32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};" \
+               : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])                                               \
+               : "r"(a[0]), "r"(a[1]), "r"(b[0]))
+template <bool XS, bool NARROW> DEV void mma(int* c, const u32* a, const u32* b) {
+  if (NARROW && XS) MMA_NARROW("s8");
+  else if (NARROW) MMA_NARROW("u8");
+  else if (XS) MMA("s8");
+  else MMA("u8");
 }
 
-// A shared row holds 64 bytes of k: four pieces, their places rotated so that 8 rows of one piece lie in 8
-// different groups of four banks.
-DEV u32 swizzle(u32 row, u32 piece) { return row * 64 + ((piece ^ (row >> 1 & 3)) << 4); }
+// The first mf x nf fragments; those of the weights lie A_STEP bytes apart.
+template <bool XS, bool NARROW, int A_STEP, int MF, int NF>
+DEV void multiply_some(int (&acc)[MF][NF][4], u32 a_at, u32 (&b)[NF][2], u32 mf, u32 nf) {
+#pragma unroll
+  for (int i = 0; i < MF; i++)
+    if (i < mf) {
+      u32 a[4];
+      load_shared4(a, a_at + i * A_STEP);
+#pragma unroll
+      for (int j = 0; j < NF; j++)
+        if (j < nf) mma<XS, NARROW>(acc[i][j], a, b[j]);
+    }
+}
 
-template <bool XS, int WARPS_M, int WARPS_N, int MF, int NF> DEV void conv_tile(const Conv& p, u32 bx, u32 by, u32 bz) {
-  constexpr int BM = WARPS_M * MF * 16, BN = WARPS_N * NF * 8, STAGES = 3;
-  constexpr int ROWS = BM / 64, A_BYTES = BM * 64, B_BYTES = BN * 64, STAGE = A_BYTES + B_BYTES;
-  constexpr int B_UNITS = BN * 4;
-  static_assert(WARPS_M * WARPS_N == 8 && NF % 2 == 0 && BM % 64 == 0, "tile");
+// n / d for n < 2^31 by the multiplier and shift that lowering found for d.
+DEV u32 divide(u32 n, const u32* d) { return (__umulhi(n, d[0]) + n) >> d[1]; }
+
+struct Pixel { u32 image, row, column; };
+DEV Pixel pixel_of(const Conv& p, u32 m) {
+  u32 rest = divide(m, p.divide_ow), image = divide(rest, p.divide_oh);
+  return {image, rest - image * p.oh, m - rest * p.ow};
+}
+
+// From the sums of four channels of a pixel to stored results.
+DEV void conv_result(const Conv& p, u32 group, u32 m, u32 c, int4 sum) {
+  Pixel at = pixel_of(p, m);
+  u32 border = ((const u8*)p.classes)[at.row] * p.column_classes + ((const u8*)p.classes)[p.oh + at.column];
+  int4 bias = *(const int4*)((const int*)p.bias + (u64)(group * p.all_classes + border) * p.padded + c);
+  int v[4] = {sum.x + bias.x, sum.y + bias.y, sum.z + bias.z, sum.w + bias.w};
+  if (p.w_zero) {
+    int window = ((const int*)p.sums)[(u64)group * p.pixels + m];
+    int4 zero = *(const int4*)((const int*)p.w_zero + group * p.padded + c);
+    v[0] -= zero.x * window; v[1] -= zero.y * window; v[2] -= zero.z * window; v[3] -= zero.w * window;
+  }
+  u32 count = p.channels - c < 4 ? p.channels - c : 4;
+  store_results<4>(p.epilogue, v, count, group * p.padded + c, at.image, group * p.channels + c, at.row, at.column);
+}
+
+// Warps: WM x WN over channels and pixels, WK over k. A warp's tile: MF x NF fragments, interleaved with the other
+// warps' so that skipped ones are shared out evenly.
+template <bool XS, bool GATHER, int WM, int WN, int WK, int MF, int NF>
+DEV void conv_tile(const Conv& p, u32 bx, u32 by, u32 bz) {
+  constexpr int BM = WM * MF * 16, BN = WN * NF * 8, STAGES = 3;
+  constexpr int HALVES = WK == 4 ? 4 : 2, PIECES = HALVES * 2, ROW = PIECES * 16;  // of a step of k
+  constexpr int A_BYTES = BM * ROW, B_BYTES = BN * ROW, STAGE = A_BYTES + B_BYTES;
+  constexpr int ROWS = BN * PIECES / 256, A_UNITS = BM / 16 * HALVES * 32;
+  static_assert(WM * WN * WK == 8 && NF % 2 == 0 && BN * PIECES % 256 == 0, "tile");
   extern __shared__ __align__(128) u8 shared[];
   const u32 s0 = shared_address(shared);
-  const u32 tid = threadIdx.x, lane = tid & 31, warp = tid >> 5;
-  const u32 wm = warp % WARPS_M * (MF * 16), wn = warp / WARPS_M * (NF * 8);
-  const u32 m0 = bx * BM, n0 = by * BN, group = bz;
-  const u32 steps = (p.pieces + 3) / 4;         // of 64 bytes of k
-  const u32 halves = steps * 2;                 // of 32 bytes: as the weights are packed
-  const u64 weights = p.w + (u64)group * p.padded * halves * 32 + (u64)(n0 >> 4) * halves * 512;
-  const u32 blocks16 = (p.padded - n0 + 15) >> 4;  // of 16 channels that exist from n0 on
+  const u32 tid = threadIdx.x, lane = tid & 31;
+  const u32 warp = __shfl_sync(~0u, tid >> 5, 0);  // the assembler sees that a warp has one
+  const u32 wm = warp % WM, wn = warp / WM % WN, wk = warp / (WM * WN);
+  const u32 group = bz / p.splits, split = bz % p.splits;
+  const u32 m0 = bx * p.tile_pixels, c0 = by * p.tile_channels;
+  const u32 halves = (p.pieces + 1) / 2;
+  const u32 all_steps = (p.pieces + PIECES - 1) / PIECES;
+  const u32 first = split * p.split_steps, last = first + p.split_steps < all_steps ? first + p.split_steps : all_steps;
+  const u64 weights = p.w + ((u64)group * (p.padded >> 4) + (c0 >> 4)) * halves * 512;
+  // Fragments of the tile that exist, and this warp's.
+  const u32 pixels = p.pixels - m0 < p.tile_pixels ? p.pixels - m0 : p.tile_pixels;
+  const u32 rows = p.padded - c0 < p.tile_channels ? p.padded - c0 : p.tile_channels;
+  const u32 fm = rows >> 4, fn = (pixels + 7) >> 3, pairs = fn >> 1;
+  const u32 mf = (fm + WM - 1 - wm) / WM;
+  const u32 nf = (pairs + WN - 1 - wn) / WN * 2 + ((fn & 1) && pairs % WN == wn ? 1 : 0);
 
-  // This thread gathers piece `tid & 3` of rows tid / 4 + 64 i: where their windows begin.
-  int iy[ROWS], ix[ROWS];
-  u64 base[ROWS];
+  // This thread gathers piece `tid % PIECES` of pixels tid / PIECES + (256 / PIECES) i: where their windows begin.
+  const u32 piece0 = tid % PIECES, pixel0 = tid / PIECES;
+  // Row and column are 16 bits each and 0x4000 too high, so that neither turns negative and taps are added at once.
+  u32 place[ROWS];
+  int base[ROWS];
   const u64 x = p.x + (u64)group * p.group_x;
 #pragma unroll
   for (int i = 0; i < ROWS; i++) {
-    u32 m = m0 + (tid >> 2) + 64 * i;
-    u32 column = m % p.ow, rest = m / p.ow, row = rest % p.oh, image = rest / p.oh;
-    iy[i] = m < p.pixels ? (int)(row * p.stride_y) - (int)p.pad_y : -0x10000000;
-    ix[i] = (int)(column * p.stride_x) - (int)p.pad_x;
-    base[i] = x + (u64)image * p.x_strides[0] + (i64)iy[i] * (i64)p.x_strides[1] + (i64)ix[i] * (i64)p.x_strides[2];
+    u32 local = pixel0 + 256 / PIECES * i;
+    Pixel at = pixel_of(p, local < pixels ? m0 + local : m0);
+    int iy = (int)(at.row * p.stride_y) - (int)p.pad_y, ix = (int)(at.column * p.stride_x) - (int)p.pad_x;
+    place[i] = local < pixels ? (u32)(iy + 0x4000) << 16 | (u32)(ix + 0x4000) : 0x80008000;
+    base[i] = (int)at.image * (int)p.x_strides[0] + iy * (int)p.x_strides[1] + ix * (int)p.x_strides[2];
   }
+  // A row's pieces change places so that 8 rows of one piece lie in 8 different groups of four banks.
+  auto swizzle = [](u32 row, u32 piece) { return row * ROW + ((piece ^ (PIECES == 8 ? row & 7 : row >> 1 & 3)) << 4); };
+  auto inside = [&](int i, int tap) {
+    u32 at = place[i] + (u32)tap;
+    return (at >> 16) - 0x4000 < p.h && (at & 0xffff) - 0x4000 < p.width;
+  };
+  const int2 nowhere = make_int2(0, 0x7fff7fff);
+  auto tap_of = [&](u32 step) {
+    u32 piece = step * PIECES + piece0;
+    return !GATHER && piece < p.pieces ? ((const int2*)p.taps)[piece] : nowhere;
+  };
+  int2 tap = tap_of(first);  // of the step that is loaded next
   auto load = [&](u32 step, u32 stage) {
-    u32 a = s0 + stage * STAGE, b = a + A_BYTES, piece = step * 4 + (tid & 3);
-    int2 tap = piece < p.pieces ? ((const int2*)p.taps)[piece] : make_int2(0, 0x7fff7fff);
-    int dy = tap.y >> 16, dx = (int)(s16_of(tap.y));
+    u32 a = s0 + stage * STAGE, b = a + A_BYTES, piece = step * PIECES + piece0;
+    if (GATHER) {
+      // Each word of k: two taps' words, and which of their eight bytes to take.
+      if (piece < p.pieces) {
 #pragma unroll
-    for (int i = 0; i < ROWS; i++) {
-      u32 row = (tid >> 2) + 64 * i;
-      bool inside = (u32)(iy[i] + dy) < p.h && (u32)(ix[i] + dx) < p.width;
-      cp16(a + swizzle(row, tid & 3), inside ? base[i] + (i64)tap.x : p.x, inside ? 16 : 0);
+        for (int i = 0; i < ROWS; i++) {
+          u32 word[4];
+#pragma unroll
+          for (int k = 0; k < 4; k++) {
+            int4 two = ((const int4*)p.taps)[(piece * 4 + k) * 2];
+            u32 select = ((const u32*)p.taps)[(piece * 4 + k) * 8 + 4];
+            u32 l = inside(i, two.y) ? *(const u32*)(x + (i64)(base[i] + two.x)) : 0;
+            u32 h = inside(i, two.w) ? *(const u32*)(x + (i64)(base[i] + two.z)) : 0;
+            word[k] = __byte_perm(l, h, select);
+          }
+          store_shared4(b + swizzle(pixel0 + 256 / PIECES * i, piece0), word);
+        }
+      }
+    } else {
+#pragma unroll
+      for (int i = 0; i < ROWS; i++) {
+        bool in = inside(i, tap.y);
+        if (pixel0 + 256 / PIECES * i < pixels)
+          cp16(b + swizzle(pixel0 + 256 / PIECES * i, piece0), in ? x + (i64)(base[i] + tap.x) : p.x, in ? 16 : 0);
+      }
+      tap = tap_of(step + 1);
     }
-    // Two halves of k lie side by side for each 16 channels: 1024 bytes.
+    // The halves of a step lie side by side for each 16 channels.
 #pragma unroll
-    for (int u = 0; u < (B_UNITS + 255) / 256; u++) {
-      u32 unit = tid + 256 * u, block = unit >> 6, within = unit & 63;
-      if (B_UNITS % 256 == 0 || unit < B_UNITS) {
-        bool exists = block < blocks16;
-        u64 src = weights + ((u64)block * halves + step * 2) * 512 + within * 16;
-        cp16(b + unit * 16, exists ? src : p.w, exists ? 16 : 0);
+    for (int u = 0; u < (A_UNITS + 255) / 256; u++) {
+      u32 unit = tid + 256 * u, block = unit / (HALVES * 32), half = step * HALVES + unit / 32 % HALVES;
+      if (A_UNITS % 256 == 0 || unit < A_UNITS) {
+        if (block < fm && half < halves) cp16(a + unit * 16, weights + ((u64)block * halves + half) * 512 + (unit & 31) * 16, 16);
       }
     }
   };
@@ -94,89 +182,133 @@ template <bool XS, int WARPS_M, int WARPS_N, int MF, int NF> DEV void conv_tile(
 #pragma unroll
       for (int k = 0; k < 4; k++) acc[i][j][k] = 0;
 
+  const u32 b_row = (lane >> 4) * 8 + (lane & 7), b_piece = lane >> 3 & 1;
+  auto load_b = [&](u32 (*b)[2], u32 from, u32 half, int jj) {
+    ldmatrix4(b[jj * 2], from + swizzle((jj * WN + wn) * 16 + b_row, half * 2 + b_piece));
+  };
+  // One step from shared memory: of a whole tile and whole pieces, and with everything checked.
+  auto whole = [&](u32 a0) {
 #pragma unroll
-  for (int s = 0; s < STAGES - 1; s++) {
-    if (s < steps) load(s, s);
+    for (int h = 0; h < HALVES / WK; h++) {
+      u32 half = wk * (HALVES / WK) + h, b[NF][2];
+#pragma unroll
+      for (int jj = 0; jj < NF / 2; jj++) load_b(b, a0 + A_BYTES, half, jj);
+#pragma unroll
+      for (int i = 0; i < MF; i++) {
+        u32 a[4];
+        load_shared4(a, a0 + ((i * WM + wm) * HALVES + half) * 512 + lane * 16);
+#pragma unroll
+        for (int j = 0; j < NF; j++) mma<XS, false>(acc[i][j], a, b[j]);
+      }
+    }
+  };
+  auto edge = [&](u32 a0, u32 step) {
+#pragma unroll 1
+    for (int h = 0; h < HALVES / WK; h++) {
+      u32 half = wk * (HALVES / WK) + h, b[NF][2];
+      u32 piece = (step * HALVES + half) * 2;
+      if (piece >= p.pieces) break;
+#pragma unroll
+      for (int jj = 0; jj < NF / 2; jj++)
+        if (jj * 2 < nf) load_b(b, a0 + A_BYTES, half, jj);
+      u32 a = a0 + (wm * HALVES + half) * 512 + lane * 16;
+      if (piece + 1 == p.pieces) multiply_some<XS, true, WM * HALVES * 512>(acc, a, b, mf, nf);
+      else multiply_some<XS, false, WM * HALVES * 512>(acc, a, b, mf, nf);
+    }
+  };
+
+#pragma unroll 1
+  for (u32 s = 0; s < STAGES - 1; s++) {
+    if (first + s < last) load(first + s, s);
     cp_commit();
   }
-  u32 read = 0, write = STAGES - 1;
-  for (u32 step = 0; step < steps; step++) {
+  u32 read = 0, write = STAGES - 1, step = first;
+  auto next = [&]() {
     cp_wait<STAGES - 2>();
     // ORDER: makes every thread's landed copies of this stage visible to all, and says that all have left the
     // stage which the next load overwrites.
     __syncthreads();
-    if (step + STAGES - 1 < steps) load(step + STAGES - 1, write);
+    if (step + STAGES - 1 < last) load(step + STAGES - 1, write);
     cp_commit();
-    u32 a0 = s0 + read * STAGE, b0 = a0 + A_BYTES;
-#pragma unroll
-    for (int half = 0; half < 2; half++) {
-      u32 a[MF][4], b[NF / 2][4];
-#pragma unroll
-      for (int i = 0; i < MF; i++) ldmatrix4(a[i], a0 + swizzle(wm + i * 16 + (lane & 15), half * 2 + (lane >> 4)));
-#pragma unroll
-      for (int j = 0; j < NF / 2; j++) load_shared4(b[j], b0 + ((wn >> 4) + j) * 1024 + half * 512 + lane * 16);
-#pragma unroll
-      for (int i = 0; i < MF; i++)
-#pragma unroll
-        for (int j = 0; j < NF; j++) mma<XS>(acc[i][j], a[i], b[j >> 1][(j & 1) * 2], b[j >> 1][(j & 1) * 2 + 1]);
-    }
+    u32 a0 = s0 + read * STAGE;
     read = read + 1 == STAGES ? 0 : read + 1;
     write = write + 1 == STAGES ? 0 : write + 1;
-  }
+    return a0;
+  };
+  if (!GATHER && fm == BM / 16 && fn == BN / 8)
+    for (u32 end = last < p.pieces / PIECES ? last : p.pieces / PIECES; step < end; step++) whole(next());
+  for (; step < last; step++) edge(next(), step);
 
   // Through shared memory, so that the rules are compiled once and results leave in words of four channels.
-  // Rows are 8 words longer than the tile: 8 rows of one column lie in different groups of four banks.
-  constexpr int LINE = BN + 8;
+  // A pixel's line is 4 words longer than the tile: 8 channels of 4 pairs of pixels lie in 32 different banks.
+  // Wide tiles go in two passes.
+  constexpr int LINE = BM + 4, PASSES = BN > 128 ? BN / 128 : 1, SPAN = BN / PASSES;
   int* results = (int*)shared;
+  int* mine = results + (wk * SPAN + wn * 16 + (lane & 3) * 2) * LINE + wm * 16 + (lane >> 2);
   cp_wait<0>();
-  // ORDER: all have read the last stage before results overwrite it.
-  __syncthreads();
 #pragma unroll
-  for (int i = 0; i < MF; i++)
+  for (int pass = 0; pass < PASSES; pass++) {
+    // ORDER: all have read the last stage, or the last pass's results, before these overwrite them.
+    __syncthreads();
 #pragma unroll
-    for (int j = 0; j < NF; j++)
+    for (int i = 0; i < MF; i++)
 #pragma unroll
-      for (int h = 0; h < 2; h++)
-        *(int2*)(results + (wm + i * 16 + h * 8 + (lane >> 2)) * LINE + wn + j * 8 + (lane & 3) * 2) =
-            make_int2(acc[i][j][h * 2], acc[i][j][h * 2 + 1]);
-  // ORDER: results of all are visible to all.
-  __syncthreads();
+      for (int j = NF / PASSES * pass; j < NF / PASSES * (pass + 1); j++)
+#pragma unroll
+        for (int k = 0; k < 4; k++)
+          mine[(j / 2 * WN * 16 + j % 2 * 8 + (k & 1) - pass * SPAN) * LINE + i * WM * 16 + (k >> 1) * 8] = acc[i][j][k];
+    // ORDER: results of all are visible to all.
+    __syncthreads();
 
-  const Epilogue& e = p.epilogue;
-  const u32 first = group * p.channels;
+    const u32 fours = rows >> 2, here = pixels < (pass + 1) * SPAN ? pixels : (pass + 1) * SPAN;
+    u32 local = pass * SPAN + tid / fours, c = tid % fours;
+    const u32 skip = 256 / fours, skip_c = 256 % fours;
 #pragma unroll 1
-  for (u32 unit = tid; unit < BM * BN / 4; unit += 256) {
-    u32 local = unit / (BN / 4), m = m0 + local, c = n0 + unit % (BN / 4) * 4;
-    if (m >= p.pixels || c >= p.channels) continue;
-    u32 column = m % p.ow, rest = m / p.ow, row = rest % p.oh, image = rest / p.oh;
-    u32 border = ((const u8*)p.classes)[row] * p.column_classes + ((const u8*)p.classes)[p.oh + column];
-    const int* bias = (const int*)p.bias + (u64)(group * p.all_classes + border) * p.padded;
-    int sum = p.w_zero ? ((const int*)p.sums)[(u64)group * p.pixels + m] : 0;
-    u64 out = (u64)image * e.strides[0] + (u64)row * e.strides[2] + (u64)column * e.strides[3];
-    bool together = e.mode == 2 && e.strides[1] == 1 && c + 4 <= p.channels && ((e.out + out + first + c) & 3) == 0;
-    u32 packed = 0;
-#pragma unroll 1
-    for (u32 k = 0; k < 4 && c + k < p.channels; k++) {
-      u32 ch = first + c + k;
-      int v = results[local * LINE + (c - n0) + k] + bias[c + k];
-      if (p.w_zero) v -= ((const int*)p.w_zero)[ch] * sum;
-      if (together) packed |= (u32)(requant(e, v, scale_of(e, ch), image, ch, row, column) & 255) << (8 * k);
-      else store_at(e, out + (u64)ch * e.strides[1], v, image, ch, row, column);
+    while (local < here) {
+      if (c0 + c * 4 < p.channels) {
+        int4 sum = *(const int4*)(results + (local - pass * SPAN) * LINE + c * 4);
+#pragma unroll
+        for (int k = 1; k < WK; k++) {
+          int4 more = *(const int4*)(results + (k * SPAN + local - pass * SPAN) * LINE + c * 4);
+          sum.x += more.x; sum.y += more.y; sum.z += more.z; sum.w += more.w;
+        }
+        u64 at = ((u64)(split * p.groups + group) * p.pixels + m0 + local) * p.padded + c0 + c * 4;
+        if (p.partial) *(int4*)((int*)p.partial + at) = sum;
+        else conv_result(p, group, m0 + local, c0 + c * 4, sum);
+      }
+      local += skip;
+      c += skip_c;
+      if (c >= fours) { c -= fours; local++; }
     }
-    if (together) *(u32*)(e.out + out + first + c) = packed;
   }
 }
 
-#define CONV(name, xs, wm, wn, mf, nf) \
+#define CONV(name, xs, gather, wm, wn, wk, mf, nf) \
   KERNEL name(const __grid_constant__ Conv p) { \
-    conv_tile<xs, wm, wn, mf, nf>(p, blockIdx.x, blockIdx.y, blockIdx.z);                 \
+    conv_tile<xs, gather, wm, wn, wk, mf, nf>(p, blockIdx.x, blockIdx.y, blockIdx.z); \
   }
-// Tiles: pixels x channels; warp tiles 64x32, 32x32, 32x16, 16x32.
-CONV(conv_s8_128x128, true, 2, 4, 4, 4)
-CONV(conv_u8_128x128, false, 2, 4, 4, 4)
-CONV(conv_s8_128x64, true, 4, 2, 2, 4)
-CONV(conv_u8_128x64, false, 4, 2, 2, 4)
-CONV(conv_s8_64x64, true, 2, 4, 2, 2)
-CONV(conv_u8_64x64, false, 2, 4, 2, 2)
-CONV(conv_s8_128x32, true, 8, 1, 1, 4)
-CONV(conv_u8_128x32, false, 8, 1, 1, 4)
+// Tiles: channels x pixels at most; warp tiles 64x64, 64x32, 64x32. A tile of half as many channels or pixels has the
+// next smaller warp tile. src/lib.rs holds the same list.
+CONV(conv_s8_128x256, true, false, 2, 4, 1, 4, 8)
+CONV(conv_u8_128x256, false, false, 2, 4, 1, 4, 8)
+CONV(conv_s8_64x64, true, false, 1, 2, 4, 4, 4)
+CONV(conv_u8_64x64, false, false, 1, 2, 4, 4, 4)
+CONV(conv_s8_gather, true, true, 1, 4, 2, 4, 4)
+CONV(conv_u8_gather, false, true, 1, 4, 2, 4, 4)
+
+// The sums of all splits. Grid over groups * pixels * padded / 4.
+BLOCK_KERNEL(finish, Conv) {
+  u64 at = (u64)block * 256 + threadIdx.x;
+  u32 fours = p.padded >> 2;
+  u64 total = (u64)p.groups * p.pixels * fours;
+  if (at >= total) return;
+  u32 c = (u32)(at % fours) * 4, rest = (u32)(at / fours), group = rest / p.pixels, m = rest - group * p.pixels;
+  if (c >= p.channels) return;
+  int4 sum = make_int4(0, 0, 0, 0);
+#pragma unroll 1
+  for (u32 s = 0; s < p.splits; s++) {
+    int4 more = *(const int4*)((const int*)p.partial + (s * total + at) * 4);
+    sum.x += more.x; sum.y += more.y; sum.z += more.z; sum.w += more.w;
+  }
+  conv_result(p, group, m, c, sum);
+}

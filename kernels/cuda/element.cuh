@@ -12,8 +12,6 @@
     }                                   \
   }
 
-DEV int clamp(int v, int lo, int hi) { return v < lo ? lo : v > hi ? hi : v; }
-
 BLOCK_KERNEL(table8, Map) {
   u32 i = block * 256 + threadIdx.x;
   if (i >= p.total) return;

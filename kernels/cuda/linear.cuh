@@ -20,7 +20,7 @@ BLOCK_KERNEL(direct, Direct) {
       for (u32 ci = 0; ci < p.group_inputs; ci++)
         acc += (load8(px + (u64)ci * p.x_strides[1], p.x_signed) - p.x_zero) * (load8(pw + ci, p.w_signed) - w_zero);
     }
-  store_one(p.epilogue, acc, image, c, row, column);
+  store_results<1>(p.epilogue, &acc, 1, c, image, c, row, column);
 }
 
 // Sum of the input under each window, by group. Grid over groups * pixels.
@@ -85,17 +85,9 @@ BLOCK_KERNEL(depthwise, Depthwise) {
     int4 zero = *(const int4*)((const int*)p.w_zero + c);
     a0 -= zero.x * z0; a1 -= zero.y * z1; a2 -= zero.z * z2; a3 -= zero.w * z3;
   }
-  const Epilogue& e = p.epilogue;
-  u64 out = (u64)image * e.strides[0] + (u64)row * e.strides[2] + (u64)column * e.strides[3] + (u64)c * e.strides[1];
-  bool together = e.mode == 2 && e.strides[1] == 1 && c + 4 <= p.channels && ((e.out + out) & 3) == 0;
-  u32 packed = 0;
-#pragma unroll 1
-  for (u32 k = 0; k < 4 && c + k < p.channels; k++) {
-    int v = k == 0 ? a0 : k == 1 ? a1 : k == 2 ? a2 : a3;
-    if (together) packed |= (u32)(requant(e, v, scale_of(e, c + k), image, c + k, row, column) & 255) << (8 * k);
-    else store_at(e, out + (u64)k * e.strides[1], v, image, c + k, row, column);
-  }
-  if (together) *(u32*)(e.out + out) = packed;
+  int v[4] = {a0, a1, a2, a3};
+  u32 count = p.channels - c < 4 ? p.channels - c : 4;
+  store_results<4>(p.epilogue, v, count, c, image, c, row, column);
 }
 
 // Two computed matrices. Grid over total * columns. Reference: linear.rs `matmul`.
@@ -117,5 +109,5 @@ BLOCK_KERNEL(matmul, MatMul) {
   int acc = 0;
   for (u32 k = 0; k < p.k; k++)
     acc += (load8(a + (u64)k * p.a_strides[1], p.a_signed) - a_zero) * (load8(b + (u64)k * p.b_strides[0], p.b_signed) - b_zero);
-  store_at(p.epilogue, y, acc, 0, column, 0, 0);
+  store_at<1>(p.epilogue, y, &acc, 1, column, 0, column, 0, 0);
 }

@@ -288,14 +288,13 @@ KERNEL persistent(const __grid_constant__ Pilot p) {
       if (reason) break;
       if (request.trace && tid == 0) store_relaxed_sys64(request.trace + (u64)at * 24 + 8, now_ns());
       switch (in.operation) {
-        TILES(conv_s8_128x128, true, 2, 4, 4, 4)
-        TILES(conv_u8_128x128, false, 2, 4, 4, 4)
-        TILES(conv_s8_128x64, true, 4, 2, 2, 4)
-        TILES(conv_u8_128x64, false, 4, 2, 2, 4)
-        TILES(conv_s8_64x64, true, 2, 4, 2, 2)
-        TILES(conv_u8_64x64, false, 2, 4, 2, 2)
-        TILES(conv_s8_128x32, true, 8, 1, 1, 4)
-        TILES(conv_u8_128x32, false, 8, 1, 1, 4)
+        TILES(conv_s8_128x256, true, false, 2, 4, 1, 4, 8)
+        TILES(conv_u8_128x256, false, false, 2, 4, 1, 4, 8)
+        TILES(conv_s8_64x64, true, false, 1, 2, 4, 4, 4)
+        TILES(conv_u8_64x64, false, false, 1, 2, 4, 4, 4)
+        TILES(conv_s8_gather, true, true, 1, 4, 2, 4, 4)
+        TILES(conv_u8_gather, false, true, 1, 4, 2, 4, 4)
+        BLOCKS(finish, Conv)
         BLOCKS(depthwise, Depthwise)
         BLOCKS(direct, Direct)
         BLOCKS(window_sums, Sums)

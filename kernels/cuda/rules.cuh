@@ -5,10 +5,7 @@ DEV int load8(u64 p, u32 is_signed) { return is_signed ? (int)*(const s8*)p : (i
 
 // rint(x) + zero clamped to lo..hi, the clamp in float; NaN gives lo. math::round_to
 DEV int round_to(f32 x, int zero, int lo, int hi) {
-  f32 mn = (f32)(lo - zero), mx = (f32)(hi - zero);
-  x = x > mn ? x : mn;
-  x = x < mx ? x : mx;
-  return __float2int_rn(x) + zero;
+  return __float2int_rn(fminf(fmaxf(x, (f32)(lo - zero)), (f32)(hi - zero))) + zero;
 }
 
 DEV f32 combine_float(u32 kind, f32 a, f32 b) {
@@ -16,40 +13,97 @@ DEV f32 combine_float(u32 kind, f32 a, f32 b) {
 }
 
 // Two 8-bit values. pointwise::combine
-DEV int combine(const Rule& r, int a, int b) {
-  if (r.kind == 0) return round_to(__fmaf_rn((f32)a, r.f0, __fmaf_rn((f32)b, r.f1, r.f2)), 0, r.lo, r.hi);
+DEV int add_rule(const Rule& r, int a, int b) {
+  return round_to(__fmaf_rn((f32)a, r.f0, __fmaf_rn((f32)b, r.f1, r.f2)), 0, r.lo, r.hi);
+}
+DEV int other_rule(const Rule& r, int a, int b) {
   if (r.kind == 1) return round_to((f32)((a - r.za) * (b - r.zb)) * r.f0 + r.f1, 0, r.lo, r.hi);
   f32 v = combine_float(r.kind, (f32)(a - r.za) * r.f0, (f32)(b - r.zb) * r.f1);
   return round_to(v / r.f2, r.zy, r.lo, r.hi);
 }
+DEV int combine(const Rule& r, int a, int b) { return r.kind == 0 ? add_rule(r, a, b) : other_rule(r, a, b); }
 
-DEV int apply_post(const Post& p, int v, u32 n, u32 c, u32 y, u32 x) {
-  if (p.kind == 1) return load8(p.pointer + (u32)(v & 255), p.signed_in);
-  u64 at = (u64)n * p.strides[0] + (u64)c * p.strides[1] + (u64)y * p.strides[2] + (u64)x * p.strides[3];
-  int o = load8(p.pointer + at, p.signed_in);
-  return p.value_is_a ? combine(p.rule, v, o) : combine(p.rule, o, v);
+// Byte k of a word, as a value.
+DEV int byte_of(u32 word, u32 k, u32 is_signed) {
+  u32 byte = word >> (8 * k);
+  return is_signed ? (int)(s8)byte : (int)(u8)byte;
 }
 
-// The 8-bit result of an accumulator, posts applied.
-DEV int requant(const Epilogue& e, int acc, f32 scale, u32 n, u32 c, u32 y, u32 x) {
-  int v = round_to((f32)acc * scale, e.zero, e.lo, e.hi);
-  if (e.posts > 0) v = apply_post(e.post[0], v, n, c, y, x);
-  if (e.posts > 1) v = apply_post(e.post[1], v, n, c, y, x);
-  if (e.posts > 2) v = apply_post(e.post[2], v, n, c, y, x);
-  return v;
+// The rules behind a requantisation, on four 8-bit values of neighbouring channels.
+DEV u32 apply_posts(const Epilogue& e, u32 values, u32 count, u32 n, u32 c, u32 y, u32 x) {
+  u32 is_signed = e.lo < 0;
+#pragma unroll 1
+  for (u32 k = 0; k < e.posts; k++) {
+    const Post& p = ((const Post*)e.post)[k];
+    u64 other = k == 0 ? e.other[0] : k == 1 ? e.other[1] : e.other[2];
+    u32 next = 0;
+    if (p.kind == 1) {
+#pragma unroll
+      for (u32 i = 0; i < 4; i++) next |= (u32)((const u8*)other)[values >> (8 * i) & 255] << (8 * i);
+      is_signed = p.signed_in;
+    } else {
+      other += (u64)n * p.strides[0] + (u64)c * p.strides[1] + (u64)y * p.strides[2] + (u64)x * p.strides[3];
+      u32 operands = 0;
+      if (count == 4 && p.strides[1] == 1 && (other & 3) == 0) operands = *(const u32*)other;
+      else
+#pragma unroll 1
+        for (u32 i = 0; i < count; i++) operands |= (u32)((const u8*)other)[(u64)i * p.strides[1]] << (8 * i);
+      u32 a = p.value_is_a ? values : operands, b = p.value_is_a ? operands : values;
+      u32 a_signed = p.value_is_a ? is_signed : p.signed_in, b_signed = p.value_is_a ? p.signed_in : is_signed;
+      const Rule& r = p.rule;
+      if (r.kind == 0) {
+        // The usual one, side by side.
+#pragma unroll
+        for (u32 i = 0; i < 4; i++)
+          next |= (u32)(add_rule(r, byte_of(a, i, a_signed), byte_of(b, i, b_signed)) & 255) << (8 * i);
+      } else {
+#pragma unroll 1
+        for (u32 i = 0; i < 4; i++)
+          next |= (u32)(other_rule(r, byte_of(a, i, a_signed), byte_of(b, i, b_signed)) & 255) << (8 * i);
+      }
+      is_signed = r.lo < 0;
+    }
+    values = next;
+  }
+  return values;
 }
 
-DEV f32 scale_of(const Epilogue& e, u32 c) { return ((const f32*)e.scale)[c * e.scale_step]; }
-
-DEV void store_at(const Epilogue& e, u64 at, int acc, u32 n, u32 c, u32 y, u32 x) {
-  if (e.mode == 0) ((int*)e.out)[at] = acc;
-  else if (e.mode == 1) ((f32*)e.out)[at] = (f32)acc * scale_of(e, c);
-  else ((s8*)e.out)[at] = (s8)requant(e, acc, scale_of(e, c), n, c, y, x);
+// Accumulators of N neighbouring channels, of which `count` exist, to results `at` elements into the output.
+// Multipliers lie from `scale_at` on; four of them are read at once.
+template <int N>
+DEV void store_at(const Epilogue& e, u64 at, const int* v, u32 count, u32 scale_at, u32 n, u32 c, u32 y, u32 x) {
+  u64 step = e.strides[1];
+  if (e.mode == 0) {
+#pragma unroll
+    for (u32 i = 0; i < N; i++)
+      if (i < count) ((int*)e.out)[at + i * step] = v[i];
+    return;
+  }
+  f32 scale[N];
+  if (N == 4) {
+    float4 four = *(const float4*)((const f32*)e.scale + scale_at);
+    scale[0] = four.x; scale[N > 1 ? 1 : 0] = four.y; scale[N > 2 ? 2 : 0] = four.z; scale[N > 3 ? 3 : 0] = four.w;
+  } else scale[0] = ((const f32*)e.scale)[scale_at * e.scale_step];
+  if (e.mode == 1) {
+#pragma unroll
+    for (u32 i = 0; i < N; i++)
+      if (i < count) ((f32*)e.out)[at + i * step] = (f32)v[i] * scale[i];
+    return;
+  }
+  u32 values = 0;
+#pragma unroll
+  for (u32 i = 0; i < N; i++) values |= (u32)(round_to((f32)v[i] * scale[i], e.zero, e.lo, e.hi) & 255) << (8 * i);
+  if (e.posts) values = apply_posts(e, values, count, n, c, y, x);
+  if (N == 4 && count == 4 && step == 1 && ((e.out + at) & 3) == 0) *(u32*)(e.out + at) = values;
+  else
+#pragma unroll 1
+    for (u32 i = 0; i < count; i++) ((u8*)e.out)[at + i * step] = (u8)(values >> (8 * i));
 }
 
-DEV void store_one(const Epilogue& e, int acc, u32 n, u32 c, u32 y, u32 x) {
+template <int N>
+DEV void store_results(const Epilogue& e, const int* v, u32 count, u32 scale_at, u32 n, u32 c, u32 y, u32 x) {
   u64 at = (u64)n * e.strides[0] + (u64)c * e.strides[1] + (u64)y * e.strides[2] + (u64)x * e.strides[3];
-  store_at(e, at, acc, n, c, y, x);
+  store_at<N>(e, at, v, count, scale_at, n, c, y, x);
 }
 
 // e^x, 1/(1+e^-x), tanh: math.rs, operation by operation.

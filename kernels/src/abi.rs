@@ -153,15 +153,14 @@ words! {
 
 /// What an instruction of the persistent kernel can do: the kernels by name. [`Instruction::operation`] is an
 /// index.
-pub const OPERATIONS: [&str; 26] = [
-    "conv_s8_128x128",
-    "conv_u8_128x128",
-    "conv_s8_128x64",
-    "conv_u8_128x64",
+pub const OPERATIONS: [&str; 25] = [
+    "conv_s8_128x256",
+    "conv_u8_128x256",
     "conv_s8_64x64",
     "conv_u8_64x64",
-    "conv_s8_128x32",
-    "conv_u8_128x32",
+    "conv_s8_gather",
+    "conv_u8_gather",
+    "finish",
     "depthwise",
     "direct",
     "window_sums",
@@ -223,10 +222,8 @@ blocks! {
         unused: u32,
     }
 
-    /// An operation behind a requantisation.
+    /// An operation behind a requantisation. Constant: these lie in memory, not in a launch's block.
     struct Post {
-        /// A 256-byte table, or the first element of the other operand.
-        pointer: u64,
         /// Strides of the other operand: batch, channel, row, column.
         strides: [u32; 4],
         /// 1: table. 2: the rule.
@@ -247,6 +244,10 @@ blocks! {
         out: u64,
         /// f32 multipliers.
         scale: u64,
+        /// [`Post`] by [`Post`], in order.
+        post: u64,
+        /// For each post a 256-byte table, or the first element of the other operand.
+        other: [u64; 3],
         /// Strides of the output: batch, channel, row, column.
         strides: [u32; 4],
         /// 0: i32. 1: f32. 2: 8 bits.
@@ -261,8 +262,6 @@ blocks! {
         hi: i32,
         /// How many of `post` apply.
         posts: u32,
-        /// In order.
-        post: [Post; 3],
     }
 
     /// Implicit-GEMM convolution; weights are in fragment order.
@@ -272,16 +271,20 @@ blocks! {
         /// Weights: for each 16 channels, each 32 of k: 32 lanes of 16 bytes.
         w: u64,
         /// For each 16 bytes of k: byte offset from the window's first pixel, then row and column of the tap
-        /// (16 bits each).
+        /// (16 bits each). Gathered: for each 4 bytes of k two such pairs, then a selector of their 8 bytes, and
+        /// three words of nothing.
         taps: u64,
         /// i32 by border class and channel.
         bias: u64,
         /// u8 by output row, then u8 by output column: the border class is row class * `column_classes` + column's.
         classes: u64,
-        /// i32 by channel: zero point of the weights. 0 if all are zero.
+        /// i32 by group and padded channel: zero point of the weights. 0 if all are zero.
         w_zero: u64,
         /// i32 by group and output pixel: sum of the input under the window. Only with `w_zero`.
         sums: u64,
+        /// i32 by split, group, output pixel and padded channel: where several splits leave their sums. 0: one
+        /// split, which finishes.
+        partial: u64,
         /// Bytes from one image, row, pixel to the next.
         x_strides: [u32; 3],
         /// Input height.
@@ -314,6 +317,22 @@ blocks! {
         column_classes: u32,
         /// Border classes in all.
         all_classes: u32,
+        /// Groups.
+        groups: u32,
+        /// Channels of a tile: a multiple of 16.
+        tile_channels: u32,
+        /// Pixels of a tile: a multiple of 8.
+        tile_pixels: u32,
+        /// Ranges of k that are summed apart.
+        splits: u32,
+        /// Steps of k in such a range.
+        split_steps: u32,
+        /// Multiplier and shift that divide by `ow`.
+        divide_ow: [u32; 2],
+        /// Multiplier and shift that divide by `oh`.
+        divide_oh: [u32; 2],
+        /// Pads to a multiple of 8 bytes.
+        unused: u32,
         /// Result.
         epilogue: Epilogue,
     }

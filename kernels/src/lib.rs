@@ -4,7 +4,7 @@
 //! Every kernel takes one parameter block of [`abi`] by value and writes only its output.
 //!
 //! ```
-//! let conv = pilotlight_kernels::figures().find(|f| f.name == "conv_u8_128x128").unwrap();
+//! let conv = pilotlight_kernels::figures().find(|f| f.name == "conv_u8_128x256").unwrap();
 //! assert!(conv.registers <= 255);
 //! assert!(pilotlight_kernels::PTX.contains(".version 7.4"));
 //! ```
@@ -42,34 +42,50 @@ pub fn figures() -> impl Iterator<Item = Figures> {
     })
 }
 
-/// A tile of the convolution kernels.
+/// A convolution kernel: the largest tile that it computes, and how its warps share it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tile {
-    /// Output pixels.
-    pub pixels: u32,
-    /// Output channels.
+    /// What the kernel's name ends in.
+    pub name: &'static str,
+    /// Output channels, at most.
     pub channels: u32,
+    /// Output pixels, at most.
+    pub pixels: u32,
+    /// Warps over channels, pixels and k: eight in all.
+    pub warps: [u32; 3],
 }
 
 impl Tile {
     /// The kernel for signed or unsigned input.
     pub fn kernel(self, signed: bool) -> String {
-        format!("conv_{}_{}x{}", if signed { "s8" } else { "u8" }, self.pixels, self.channels)
+        format!("conv_{}_{}", if signed { "s8" } else { "u8" }, self.name)
     }
 
-    /// Bytes of dynamic shared memory: three stages of 64 bytes of k, or the results, whichever is more.
+    /// Pieces of 16 bytes of k that a step takes.
+    pub fn pieces(self) -> u32 {
+        if self.warps[2] == 4 { 8 } else { 4 }
+    }
+
+    /// Bytes of dynamic shared memory: three stages, or the results (of 128 pixels at a time), whichever is more.
     pub fn shared(self) -> u32 {
-        (3 * 64 * (self.pixels + self.channels)).max(4 * self.pixels * (self.channels + 8))
+        let stages = 3 * 16 * self.pieces() * (self.pixels + self.channels);
+        stages.max(4 * self.warps[2] * self.pixels.min(128) * (self.channels + 4))
     }
 }
 
-/// The tiles there are, largest first.
-pub const TILES: [Tile; 4] = [
-    Tile { pixels: 128, channels: 128 },
-    Tile { pixels: 128, channels: 64 },
-    Tile { pixels: 64, channels: 64 },
-    Tile { pixels: 128, channels: 32 },
+/// The tiles for input of 16 channels and more.
+pub const TILES: [Tile; 2] = [
+    Tile { name: "128x256", channels: 128, pixels: 256, warps: [2, 4, 1] },
+    Tile { name: "64x64", channels: 64, pixels: 64, warps: [1, 2, 4] },
 ];
+
+/// The tile for input of two to four channels.
+pub const GATHER: Tile = Tile { name: "gather", channels: 64, pixels: 128, warps: [1, 4, 2] };
+
+/// All of them.
+pub fn tiles() -> impl Iterator<Item = Tile> {
+    TILES.into_iter().chain([GATHER])
+}
 
 #[cfg(test)]
 mod tests {
@@ -79,7 +95,7 @@ mod tests {
     fn every_kernel_has_figures_and_every_tile_has_kernels() {
         let kernels = PTX.matches(".visible .entry ").count();
         assert_eq!(figures().count(), kernels);
-        for tile in TILES {
+        for tile in tiles() {
             for signed in [true, false] {
                 assert!(figures().any(|f| f.name == tile.kernel(signed)), "{}", tile.kernel(signed));
             }

@@ -45,12 +45,14 @@ impl Loop {
     }
 }
 
-/// The committed cubin's loops: for each convolution kernel the one of whole tiles, then the one of edges.
+/// The committed cubin's loops over whole tiles, for each convolution kernel that has one.
 pub fn loops() -> impl Iterator<Item = Loop> {
     include_str!("../generated/sass.txt").lines().filter(|l| !l.starts_with('#')).filter_map(Loop::parse)
 }
 
-/// The innermost loops that multiply matrices, in the text that `nvdisasm -c` prints; by kernel, then by address.
+/// The innermost loops that multiply whole matrices, in the text that `nvdisasm -c` prints, by kernel.
+///
+/// Loops with a product for 16 of k belong to the edges: which of their instructions run depends on the tile.
 pub fn disassembly(text: &str) -> Vec<Loop> {
     let mut found = Vec::new();
     for body in text.split("\n.text.").skip(1) {
@@ -83,7 +85,8 @@ fn kernel_loops(kernel: &str, body: &str) -> Vec<Loop> {
         back.filter(|&(to, at)| code[to..=at].iter().any(|op| op.starts_with("IMMA"))).collect();
     let inside = |a: &(usize, usize), b: &(usize, usize)| a != b && a.0 >= b.0 && a.1 <= b.1;
     let innermost = regions.iter().filter(|r| !regions.iter().any(|other| inside(other, r)));
-    innermost
+    let whole = innermost.filter(|&&(to, at)| !code[to..=at].iter().any(|op| op.starts_with("IMMA.16816")));
+    whole
         .map(|&(to, at)| {
             let code = &code[to..=at];
             let count = |name: &str| {

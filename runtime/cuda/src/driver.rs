@@ -89,7 +89,7 @@ impl Kernels {
                 .map_err(answer("finding a kernel"))?;
             kernels.functions.insert(figures.name, function);
         }
-        for tile in pilotlight_kernels::TILES {
+        for tile in pilotlight_kernels::tiles() {
             kernels.allow_shared(&tile.kernel(true), tile.shared())?;
             kernels.allow_shared(&tile.kernel(false), tile.shared())?;
         }
@@ -169,7 +169,7 @@ const PERSISTENT: &str = "persistent";
 
 /// Bytes of dynamic shared memory of the largest tile.
 fn most_shared() -> u32 {
-    pilotlight_kernels::TILES.iter().map(|t| t.shared()).max().unwrap_or(0)
+    pilotlight_kernels::tiles().map(|t| t.shared()).max().unwrap_or(0)
 }
 
 /// A CUDA GPU, or what answers as one.

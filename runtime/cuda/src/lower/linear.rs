@@ -2,10 +2,11 @@
 
 use super::element::{four, image};
 use super::pack::{Borders, Signed, borders};
+use super::tile::{Work, divisor};
 use super::{Lowering, narrow};
-use pilotlight_kernels::abi;
-use pilotlight_kernels::{TILES, Tile};
+use pilotlight_kernels::{GATHER, TILES, abi};
 use pilotlight_plan::{Conv, DType, Epilogue, Gemm, Linear, MatMul, Post, Tensor, TensorId, Window};
+use zerocopy::IntoBytes;
 
 /// A convolution, or a matrix product as one: rows are the pixels of an image.
 struct Shape {
@@ -82,16 +83,25 @@ impl Lowering<'_> {
         let [_, oh, ow] = shape.output;
         let classes = borders(window, 0, h, oh).zip(borders(window, 1, w, ow));
         // Offsets and taps must fit their halves of a word.
-        let small =
-            h < 1 << 14 && w < 1 << 14 && (0..2).all(|d| window.kernel[d] * window.dilation[d] < 1 << 14);
+        let small = h < 1 << 14
+            && w < 1 << 14
+            && (0..2).all(|d| window.kernel[d] * window.dilation[d] < 1 << 14 && window.pads[d] < 1 << 13);
         let aligned = |to: u32| {
             let [n, c, y, x_] = shape.x_strides;
             x.is_multiple_of(to.into()) && c == 1 && [n, y, x_].iter().all(|s| s.is_multiple_of(to))
         };
         let per_group = l.outputs / shape.groups;
-        if let Some((rows, columns)) = classes.filter(|_| small) {
+        // The kernels' division takes 31 bits, and so do their offsets into the input.
+        let [n, _, y, x_] = shape.x_strides.map(u64::from);
+        let far = [(shape.input[0], n), (h + window.pads[0], y), (w + window.pads[1], x_)];
+        let reach: u64 = far.iter().map(|&(extent, stride)| u64::from(extent) * stride).sum();
+        let countable = shape.pixels() < 1 << 31 && reach + u64::from(l.group_inputs) < 1 << 31;
+        if let Some((rows, columns)) = classes.filter(|_| small && countable) {
             if l.group_inputs == 1 && per_group == 1 && shape.groups > 1 && aligned(4) {
                 return self.depthwise(x, signed, shape, l, epilogue, &rows, &columns);
+            }
+            if shape.groups == 1 && (2..=4).contains(&l.group_inputs) && aligned(4) {
+                return self.implicit(x, signed, shape, l, epilogue, &rows, &columns);
             }
             // A channel dimension of one element may have any stride.
             let whole = shape.groups == 1 || l.group_inputs.is_multiple_of(16);
@@ -123,25 +133,44 @@ impl Lowering<'_> {
         let weights = self.signed(l, taps);
         let channels = l.outputs / groups;
         let padded = channels.next_multiple_of(16);
-        let [_, _, ys, xs] = shape.x_strides;
-        let pieces_of_tap = l.group_inputs.div_ceil(16);
-        let list = tap_list(window, ys, xs, pieces_of_tap)?;
+        let [n, _, ys, xs] = shape.x_strides;
+        let gathered = l.group_inputs <= 4 && shape.groups == 1;
+        let (list, pieces) = if gathered {
+            let all = taps as u32 * l.group_inputs;
+            (word_list(window, ys, xs, l.group_inputs)?, all.div_ceil(16))
+        } else {
+            let of_tap = l.group_inputs.div_ceil(16);
+            (tap_list(window, ys, xs, of_tap)?, taps as u32 * of_tap)
+        };
         let pixels = narrow("the number of pixels", shape.pixels())?;
+        let work = Work { pixels, channels: padded, pieces, groups: *groups };
+        let tiles: &[_] = if gathered { &[GATHER] } else { &TILES };
+        let tiling = work.tiling(tiles, self.multiprocessors).ok_or("no tile fits")?;
         let has_zero = weights.zero.iter().any(|&z| z != 0);
-        let sums = if has_zero { self.window_sums(x, signed, shape, l, pixels)? } else { 0 };
+        let (mut sums, mut used) = (0, 0);
+        if has_zero {
+            (sums, used) = self.window_sums(x, signed, shape, l, pixels)?;
+        }
+        let partial = if tiling.splits > 1 {
+            let words = tiling.splits as usize * *groups as usize * pixels as usize * padded as usize;
+            self.scratch(used, words * 4)
+        } else {
+            0
+        };
         let bias = l.bias.map(|b| self.plan.blob_i32(b));
         let bias =
             weights.bias(bias.as_deref(), l.input_zero, rows, columns, *groups as usize, padded as usize);
         let classes: Vec<u8> = rows.of.iter().chain(&columns.of).copied().collect();
-        let [n, _, ys, xs] = shape.x_strides;
+        let spread = |list: &[i32]| spread(list, channels as usize, padded as usize);
         let block = abi::Conv {
             x,
-            w: self.constant(&weights.fragments(*groups as usize, padded as usize)),
+            w: self.constant(&weights.fragments(*groups as usize, padded as usize, gathered)),
             taps: self.constant_i32(&list),
             bias: self.constant_i32(&bias),
             classes: self.constant(&classes),
-            w_zero: if has_zero { self.constant_i32(&weights.zero) } else { 0 },
+            w_zero: if has_zero { self.constant_i32(&spread(&weights.zero)) } else { 0 },
             sums,
+            partial,
             x_strides: [n, ys, xs],
             h: shape.input[1],
             width: shape.input[2],
@@ -154,31 +183,45 @@ impl Lowering<'_> {
             pixels,
             channels,
             padded,
-            pieces: taps as u32 * pieces_of_tap,
+            pieces,
             group_x: l.group_inputs,
             column_classes: columns.sets.len() as u32,
             all_classes: (rows.sets.len() * columns.sets.len()) as u32,
-            epilogue,
+            groups: *groups,
+            tile_channels: tiling.channels,
+            tile_pixels: tiling.pixels,
+            splits: tiling.splits,
+            split_steps: tiling.split_steps,
+            divide_ow: divisor(shape.output[2]),
+            divide_oh: divisor(shape.output[1]),
+            unused: 0,
+            epilogue: self.spread_scale(epilogue, l, channels, padded),
         };
-        let tile = self.tile(pixels, channels, *groups);
-        let grid = [pixels.div_ceil(tile.pixels), channels.div_ceil(tile.channels), *groups];
-        self.launch(tile.kernel(signed), grid, tile.shared(), &block);
+        let grid = [pixels.div_ceil(tiling.pixels), padded.div_ceil(tiling.channels), groups * tiling.splits];
+        self.launch(tiling.tile.kernel(signed), grid, tiling.tile.shared(), &block);
+        if tiling.splits > 1 {
+            let results = u64::from(*groups) * u64::from(pixels) * u64::from(padded);
+            self.each("finish", results / 4, &block)?;
+        }
         Ok(())
     }
 
-    /// The tile whose waves cover the layer with the least issued work; of equals the largest.
-    fn tile(&self, pixels: u32, channels: u32, groups: u32) -> Tile {
-        let cost = |tile: &Tile| {
-            let blocks = u64::from(pixels.div_ceil(tile.pixels))
-                * u64::from(channels.div_ceil(tile.channels))
-                * u64::from(groups);
-            let waves = blocks.div_ceil(u64::from(self.multiprocessors.max(1)));
-            // A tile's rows and columns are each gathered once per step: they weigh beside its area.
-            waves * u64::from(tile.pixels * tile.channels + 64 * (tile.pixels + tile.channels))
+    /// The epilogue with a multiplier for each channel of each group, channels up to `padded`.
+    fn spread_scale(&mut self, e: abi::Epilogue, l: &Linear, channels: u32, padded: u32) -> abi::Epilogue {
+        let scale = match &l.epilogue {
+            Epilogue::Raw => return e,
+            Epilogue::Float { scale } => *scale,
+            Epilogue::Requant(r) => r.scale,
         };
-        TILES.into_iter().min_by_key(cost).unwrap_or(TILES[0])
+        let mut list: Vec<i32> = self.plan.blob_f32(scale).iter().map(|s| s.to_bits() as i32).collect();
+        if list.len() == 1 {
+            list = vec![list[0]; l.outputs as usize];
+        }
+        let list = spread(&list, channels as usize, padded as usize);
+        abi::Epilogue { scale: self.constant_i32(&list), scale_step: 1, ..e }
     }
 
+    /// Launches the sums of the input under each window: where they lie, and how many bytes they take.
     fn window_sums(
         &mut self,
         x: u64,
@@ -186,11 +229,10 @@ impl Lowering<'_> {
         shape: &Shape,
         l: &Linear,
         pixels: u32,
-    ) -> Result<u64, String> {
+    ) -> Result<(u64, usize), String> {
         let total = u64::from(shape.groups) * u64::from(pixels);
-        // One step runs at a time, so all share one place.
-        let out = self.bases.arena + self.plan.arena_bytes.next_multiple_of(64);
-        self.scratch = self.scratch.max(total as usize * 4 + 64);
+        let bytes = (total as usize * 4).next_multiple_of(64);
+        let out = self.scratch(0, bytes);
         let window = &shape.window;
         let block = abi::Sums {
             x,
@@ -214,7 +256,7 @@ impl Lowering<'_> {
             x_signed: signed.into(),
         };
         self.each("window_sums", total, &block)?;
-        Ok(out)
+        Ok((out, bytes))
     }
 
     #[allow(clippy::too_many_arguments, reason = "what both packed kernels need of a layer")]
@@ -267,7 +309,7 @@ impl Lowering<'_> {
             flip,
             column_classes: columns.sets.len() as u32,
             unused: 0,
-            epilogue,
+            epilogue: self.spread_scale(epilogue, l, l.outputs, padded),
         };
         self.each("depthwise", u64::from(pixels) * u64::from(padded / 4), &block)
     }
@@ -338,25 +380,30 @@ impl Lowering<'_> {
                         abi::POSTS
                     ));
                 }
-                let mut post = [abi::Post::default(); abi::POSTS];
-                for (to, from) in post.iter_mut().zip(&r.post) {
-                    *to = match from {
-                        Post::Table { table, dtype } => abi::Post {
-                            kind: 1,
-                            pointer: self.blob(*table),
-                            signed_in: u32::from(*dtype == DType::I8),
-                            ..abi::Post::default()
-                        },
-                        Post::Binary { other, value_is_a, rule, dtype } => abi::Post {
-                            kind: 2,
-                            pointer: self.address(*other),
-                            strides: strides_of(self.tensor(*other))?,
-                            signed_in: u32::from(self.tensor(*other).dtype == DType::I8),
-                            value_is_a: (*value_is_a).into(),
-                            rule: self.rule(rule, *dtype),
-                            ..abi::Post::default()
-                        },
+                let (mut posts, mut other) = (Vec::new(), [0; abi::POSTS]);
+                for (to, from) in other.iter_mut().zip(&r.post) {
+                    let post = match from {
+                        Post::Table { table, dtype } => {
+                            *to = self.blob(*table);
+                            abi::Post {
+                                kind: 1,
+                                signed_in: u32::from(*dtype == DType::I8),
+                                ..abi::Post::default()
+                            }
+                        }
+                        Post::Binary { other, value_is_a, rule, dtype } => {
+                            *to = self.address(*other);
+                            abi::Post {
+                                kind: 2,
+                                strides: strides_of(self.tensor(*other))?,
+                                signed_in: u32::from(self.tensor(*other).dtype == DType::I8),
+                                value_is_a: (*value_is_a).into(),
+                                rule: self.rule(rule, *dtype),
+                                ..abi::Post::default()
+                            }
+                        }
                     };
+                    posts.extend_from_slice(post.as_bytes());
                 }
                 abi::Epilogue {
                     mode: 2,
@@ -366,7 +413,8 @@ impl Lowering<'_> {
                     lo: r.lo,
                     hi: r.hi,
                     posts: r.post.len() as u32,
-                    post,
+                    post: if posts.is_empty() { 0 } else { self.constant(&posts) },
+                    other,
                     ..block
                 }
             }
@@ -443,4 +491,38 @@ fn tap_list(window: &Window, row_bytes: u32, column_bytes: u32, pieces: u32) -> 
         }
     }
     Ok(list)
+}
+
+/// For each word of k without filler: two taps, each as byte offset and place, and which of their eight bytes make
+/// the word. Pixels are words of two to four channels.
+fn word_list(window: &Window, row_bytes: u32, column_bytes: u32, inputs: u32) -> Result<Vec<i32>, String> {
+    let taps = tap_list(window, row_bytes, column_bytes, 1)?;
+    let all = window.kernel[0] * window.kernel[1] * inputs;
+    let tap = |k: u32| match taps.get(k as usize / inputs as usize * 2..) {
+        Some(&[offset, place, ..]) => [offset, place],
+        // Behind the last: outside every image.
+        _ => [0, 0x7FFF_7FFF],
+    };
+    let mut list = Vec::new();
+    for first in (0..all.next_multiple_of(16)).step_by(4) {
+        let low = first / inputs;
+        let select = (0..4).fold(0, |s, byte| {
+            let k = first + byte;
+            s | (k % inputs + if k / inputs > low { 4 } else { 0 }) << (4 * byte)
+        });
+        list.extend(tap(first));
+        list.extend(tap((low + 1) * inputs));
+        list.extend([select as i32, 0, 0, 0]);
+    }
+    Ok(list)
+}
+
+/// A list by channel, each group's channels up to `padded`; 0 where there is none.
+fn spread(list: &[i32], channels: usize, padded: usize) -> Vec<i32> {
+    let group = |of: &[i32]| {
+        let mut of = of.to_vec();
+        of.resize(padded, 0);
+        of
+    };
+    list.chunks(channels).flat_map(group).collect()
 }

@@ -4,6 +4,7 @@ mod element;
 mod linear;
 mod pack;
 mod reduce;
+mod tile;
 
 use pilotlight_kernels::abi;
 use pilotlight_plan::{BinaryKind, BinaryRule, Blob, DType, Op, Plan, Space, Tensor, TensorId};
@@ -216,6 +217,12 @@ impl<'a> Lowering<'a> {
         let address = self.constant(self.plan.blob(blob));
         self.blobs.insert(blob, address);
         address
+    }
+
+    /// Working memory behind the arena, from `at` on. One step runs at a time, so all steps share it.
+    fn scratch(&mut self, at: usize, bytes: usize) -> u64 {
+        self.scratch = self.scratch.max(at + bytes + 64);
+        self.bases.arena + self.plan.arena_bytes.next_multiple_of(64) + at as u64
     }
 
     /// Adds constant bytes, aligned to 64.

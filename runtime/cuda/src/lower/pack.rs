@@ -105,30 +105,25 @@ impl Signed {
         out
     }
 
-    /// Fragment order of mma.m16n8k32's B, two fragments of 8 channels to a 16-byte load: for each group, each
-    /// 16 channels, each 32 of k, each lane: words (k 4t.., k 16 + 4t..) of channel lane / 4, then of the
-    /// channel 8 above, with t = lane % 4. k counts pieces of 16 inputs, tap by tap.
-    pub(super) fn fragments(&self, groups: usize, padded: usize) -> Vec<u8> {
+    /// Fragment order of mma.m16n8k32's A: for each group, each 16 channels, each 32 of k, each lane the words
+    /// (channel lane / 4, k 4t..), (channel + 8, k 4t..), (channel, k 16 + 4t..), (channel + 8, k 16 + 4t..), with
+    /// t = lane % 4. k counts pieces of 16 inputs, tap by tap; `dense`, it counts inputs without filler.
+    pub(super) fn fragments(&self, groups: usize, padded: usize, dense: bool) -> Vec<u8> {
         let per_group = self.channels / groups;
-        let pieces_of_tap = self.inputs.div_ceil(16);
-        let steps = (self.taps * pieces_of_tap).div_ceil(4);
-        let mut out = Vec::with_capacity(groups * padded * steps * 64);
+        let of_tap = if dense { self.inputs } else { self.inputs.next_multiple_of(16) };
+        let halves = (self.taps * of_tap).div_ceil(32);
+        let mut out = Vec::with_capacity(groups * padded * halves * 32);
         for g in 0..groups {
             for block in 0..padded / 16 {
-                for half in 0..steps * 2 {
+                for half in 0..halves {
                     for lane in 0..32 {
                         for word in 0..4 {
-                            let k = half * 32 + word % 2 * 16 + lane % 4 * 4;
-                            let channel = block * 16 + word / 2 * 8 + lane / 4;
-                            let (tap, input) = (k / 16 / pieces_of_tap, k / 16 % pieces_of_tap * 16 + k % 16);
+                            let channel = block * 16 + word % 2 * 8 + lane / 4;
                             for byte in 0..4 {
-                                let exists =
-                                    channel < per_group && tap < self.taps && input + byte < self.inputs;
-                                let w = if exists {
-                                    self.at(g * per_group + channel, tap, input + byte)
-                                } else {
-                                    0
-                                };
+                                let k = half * 32 + word / 2 * 16 + lane % 4 * 4 + byte;
+                                let (tap, input) = (k / of_tap, k % of_tap);
+                                let exists = channel < per_group && tap < self.taps && input < self.inputs;
+                                let w = if exists { self.at(g * per_group + channel, tap, input) } else { 0 };
                                 out.push(w as u8);
                             }
                         }

@@ -113,9 +113,11 @@ const FAULTS: &[Fault] = &[
     (
         "waits for the neighbour's flag",
         |p| {
-            let at = waiting(p);
-            p.schedule.instructions[at].wait[0].mask =
-                p.schedule.instructions[at].wait[0].mask.rotate_left(1);
+            // Of one flag alone: of several the neighbour may know the one left out.
+            let list = &mut p.schedule.instructions;
+            let middle = list.len() / 3;
+            let alone = list[middle..].iter_mut().find(|i| i.wait[0].mask.count_ones() == 1).expect("a wait");
+            alone.wait[0].mask = alone.wait[0].mask.rotate_left(1);
         },
         |f| matches!(f, Flaw::Unordered { .. } | Flaw::Circle { .. } | Flaw::Wait { .. }),
     ),

@@ -6,7 +6,7 @@
 //! Blocks of a launch are counted along y, then x, then z: blocks that share output pixels are neighbours.
 
 use crate::lower::Launch;
-use pilotlight_kernels::{TILES, abi};
+use pilotlight_kernels::abi;
 use std::ops::Range;
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -116,28 +116,65 @@ impl Touches<'_> {
     }
 
     /// What an epilogue does for the output pixels `first..=last`, all channels.
-    fn epilogue(&mut self, e: &abi::Epilogue, first: u64, last: u64, shape: [u32; 3], channels: u32) {
+    fn epilogue(
+        &mut self,
+        e: &abi::Epilogue,
+        first: u64,
+        last: u64,
+        shape: [u32; 3],
+        channels: u32,
+    ) -> Option<()> {
         let over = |[n, c, y, x]: [u32; 4]| plus(span(first, last, shape, [n, y, x]), whole([channels], [c]));
         self.writes(e.out, over(e.strides), if e.mode == 2 { 1 } else { 4 });
-        for post in e.post.iter().take(e.posts as usize).filter(|p| p.kind == 2) {
-            self.reads(post.pointer, over(post.strides), 1);
+        for (n, &other) in e.other.iter().enumerate().take(e.posts as usize) {
+            match self.post(e.post, n)? {
+                post if post.kind == 2 => self.reads(other, over(post.strides), 1),
+                _ => {}
+            }
         }
+        Some(())
+    }
+
+    /// A post of a constant list.
+    fn post(&self, place: u64, n: usize) -> Option<abi::Post> {
+        let at = crate::lower::offset(place) + n * size_of::<abi::Post>();
+        abi::Post::read_from_prefix(self.constants.get(at..)?).ok().map(|(post, _)| post)
+    }
+
+    /// What the results of a convolution's output pixels `first..=last` take, all groups and channels.
+    fn finished(&mut self, p: &abi::Conv, first: u64, last: u64) -> Option<()> {
+        if p.w_zero != 0 {
+            let own = whole([p.groups], [p.pixels]);
+            self.reads(p.sums, plus(own, (first as i64, last as i64)), 4);
+        }
+        let output = [images(p.pixels, p.oh, p.ow), p.oh, p.ow];
+        self.epilogue(&p.epilogue, first, last, output, p.channels * p.groups)
+    }
+
+    /// As [`Touches::taps`], of a list of gathered words.
+    fn words(&self, place: u64, count: u32, row: u32, column: u32) -> Option<(Span, Span)> {
+        let words: Vec<i32> = self.list(place, 0..count as usize * 8)?.collect();
+        spans(words.chunks_exact(8).flat_map(|w| [[w[0], w[1]], [w[2], w[3]]]), row, column)
     }
 
     /// Offsets and rows and columns of a tap list: spans of the offset, and of what is left of it without rows
     /// and columns. Taps outside every image are left out.
     fn taps(&self, place: u64, count: u32, row: u32, column: u32) -> Option<(Span, Span)> {
         let words: Vec<i32> = self.list(place, 0..count as usize * 2)?.collect();
-        let inside = words.chunks_exact(2).filter(|t| t[1] != 0x7FFF_7FFF).map(|t| {
-            let (dy, dx) = (i64::from(t[1] >> 16), i64::from(t[1] & 0xFFFF));
-            let at = i64::from(t[0]);
-            (at, at - dy * i64::from(row) - dx * i64::from(column))
-        });
-        let both = |(a, b): (Span, Span), (at, rest): (i64, i64)| {
-            ((a.0.min(at), a.1.max(at)), (b.0.min(rest), b.1.max(rest)))
-        };
-        inside.fold(None, |all, t| Some(both(all.unwrap_or(((t.0, t.0), (t.1, t.1))), t)))
+        spans(words.chunks_exact(2).map(|t| [t[0], t[1]]), row, column)
     }
+}
+
+fn spans(taps: impl Iterator<Item = [i32; 2]>, row: u32, column: u32) -> Option<(Span, Span)> {
+    let inside = taps.filter(|t| t[1] != 0x7FFF_7FFF).map(|t| {
+        let (dy, dx) = (i64::from(t[1] >> 16), i64::from(t[1] & 0xFFFF));
+        let at = i64::from(t[0]);
+        (at, at - dy * i64::from(row) - dx * i64::from(column))
+    });
+    let both = |(a, b): (Span, Span), (at, rest): (i64, i64)| {
+        ((a.0.min(at), a.1.max(at)), (b.0.min(rest), b.1.max(rest)))
+    };
+    inside.fold(None, |all, t| Some(both(all.unwrap_or(((t.0, t.0), (t.1, t.1))), t)))
 }
 
 /// A window over an image, as all window kernels walk it.
@@ -184,20 +221,16 @@ pub(crate) fn touches(launch: &Launch, blocks: Range<u32>, constants: &[u8]) -> 
     let last = |total: u64| (u64::from(blocks.end) * 256).min(total).checked_sub(1);
     match launch.kernel.as_str() {
         name if name.starts_with("conv_") => {
-            let tile = TILES.iter().find(|tile| [true, false].iter().any(|&s| tile.kernel(s) == name))?;
             let [gx, gy, _] = launch.grid;
             let p: abi::Conv = block(launch)?;
             let columns = blocks.start / gy.max(1)..blocks.end.div_ceil(gy.max(1));
-            // A range over several groups starts anew at the first pixel.
-            let (from, to) = if columns.start / gx == (columns.end - 1) / gx {
-                (columns.start % gx, (columns.end - 1) % gx)
-            } else {
-                (0, gx - 1)
-            };
-            let first = u64::from(from) * u64::from(tile.pixels);
-            let last = (u64::from(to + 1) * u64::from(tile.pixels)).min(p.pixels.into()).checked_sub(1)?;
-            let groups = launch.grid[2];
-            let [n, y, x] = p.x_strides;
+            // A range over several groups or splits starts anew at the first pixel.
+            let (z_first, z_last) = (columns.start / gx, (columns.end - 1) / gx);
+            let (from, to) =
+                if z_first == z_last { (columns.start % gx, (columns.end - 1) % gx) } else { (0, gx - 1) };
+            let first = u64::from(from) * u64::from(p.tile_pixels);
+            let last = (u64::from(to + 1) * u64::from(p.tile_pixels)).min(p.pixels.into()).checked_sub(1)?;
+            let [_, y, x] = p.x_strides;
             let output = [images(p.pixels, p.oh, p.ow), p.oh, p.ow];
             let window = Window {
                 strides: p.x_strides,
@@ -206,16 +239,34 @@ pub(crate) fn touches(launch: &Launch, blocks: Range<u32>, constants: &[u8]) -> 
                 stride: [p.stride_y, p.stride_x],
                 pad: [p.pad_y, p.pad_x],
             };
-            let _ = n;
-            let (offsets, rest) = t.taps(p.taps, p.pieces, y, x)?;
-            let group = (0, i64::from(groups - 1) * i64::from(p.group_x) + 15);
+            let (offsets, rest) = if name.ends_with("_gather") {
+                t.words(p.taps, p.pieces * 4, y, x)?
+            } else {
+                t.taps(p.taps, p.pieces, y, x)?
+            };
+            let group = (0, i64::from(p.groups - 1) * i64::from(p.group_x) + 15);
             let read = plus(plus(window.origins(first, last), offsets), group);
             t.reads_inside(p.x, read, plus(plus(window.tensor(), rest), group), 1);
-            if p.w_zero != 0 {
-                let own = whole([groups], [p.pixels]);
-                t.reads(p.sums, plus(own, (first as i64, last as i64)), 4);
+            if p.partial == 0 {
+                t.finished(&p, first, last)?;
+            } else {
+                // One group, so z is the split.
+                let image = i64::from(p.pixels) * i64::from(p.padded);
+                let at = |z: u32, pixel: u64| i64::from(z) * image + pixel as i64 * i64::from(p.padded);
+                t.writes(p.partial, (at(z_first, first), at(z_last, last + 1) - 1), 4);
             }
-            t.epilogue(&p.epilogue, first, last, output, p.channels * groups);
+        }
+        "finish" => {
+            let p: abi::Conv = block(launch)?;
+            let fours = u64::from(p.padded / 4).max(1);
+            let last = last(u64::from(p.groups) * u64::from(p.pixels) * fours)?;
+            let (first, last) = (first / fours, last / fours);
+            let sums = plus(
+                whole([p.splits], [p.groups * p.pixels * p.padded]),
+                (first as i64 * i64::from(p.padded), (last as i64 + 1) * i64::from(p.padded) - 1),
+            );
+            t.reads(p.partial, sums, 4);
+            t.finished(&p, first % u64::from(p.pixels.max(1)), last % u64::from(p.pixels.max(1)))?;
         }
         "depthwise" => {
             let p: abi::Depthwise = block(launch)?;
@@ -234,7 +285,7 @@ pub(crate) fn touches(launch: &Launch, blocks: Range<u32>, constants: &[u8]) -> 
             let channels = (0, i64::from(p.padded) - 1);
             let read = plus(plus(window.origins(first, last), offsets), channels);
             t.reads_inside(p.x, read, plus(plus(window.tensor(), rest), channels), 1);
-            t.epilogue(&p.epilogue, first, last, output, p.channels);
+            t.epilogue(&p.epilogue, first, last, output, p.channels)?;
         }
         "direct" => {
             let p: abi::Direct = block(launch)?;
@@ -255,7 +306,7 @@ pub(crate) fn touches(launch: &Launch, blocks: Range<u32>, constants: &[u8]) -> 
             let inputs = whole([groups * p.group_inputs], [c]);
             let read = plus(plus(window.origins(first, last), taps), inputs);
             t.reads_inside(p.x, read, plus(window.tensor(), inputs), 1);
-            t.epilogue(&p.epilogue, first, last, output, p.channels);
+            t.epilogue(&p.epilogue, first, last, output, p.channels)?;
         }
         "window_sums" => {
             let p: abi::Sums = block(launch)?;
