@@ -2,6 +2,7 @@
 
 use crate::persist::{Lamp, Pause, Persistent, Settings};
 use crate::program::Run;
+use crate::virtual_board::{MARK, has};
 use cudarc::driver::sys::{self, CUdevice_attribute as Attribute, CUfunction_attribute as FunctionAttribute};
 use cudarc::driver::{CudaContext, CudaStream, DriverError, result};
 use pilotlight_device::{Device, LoadError, Program, RunError};
@@ -28,9 +29,32 @@ pub enum OpenError {
     /// There is no driver library.
     #[error("no CUDA driver (libcuda.so) is installed; use the CPU device, or a virtual board")]
     NoDriver,
+    /// The driver is older than what the kernels and this library need.
+    #[error(
+        "the CUDA driver is of CUDA {found}{}; CUDA 11.4 (JetPack 5) or newer is needed",
+        missing.map(|m| format!(" and lacks {m}")).unwrap_or_default()
+    )]
+    OldDriver {
+        /// The newest CUDA version that it knows.
+        found: String,
+        /// A function that it should have.
+        missing: Option<&'static str>,
+    },
+    /// The process has opened another driver than the board that was asked for.
+    #[error("this process has opened another CUDA driver before; a process has one")]
+    AnotherDriver,
+    /// The driver has no GPU.
+    #[error("the CUDA driver finds no GPU; use the CPU device, or a virtual board")]
+    NoGpu,
     /// The GPU is older than the kernels.
     #[error("the GPU has compute capability {0}.{1}; the kernels need 8.7 (Jetson Orin) or newer")]
     TooOld(i32, i32),
+    /// There is no memory for the kernels.
+    #[error("{call}: the GPU has no memory left; free some")]
+    Memory {
+        /// What was asked of the driver.
+        call: &'static str,
+    },
     /// The driver refused a call.
     #[error("{call}: {problem}; see the driver's log (dmesg) and `nvidia-smi`")]
     Driver {
@@ -53,7 +77,79 @@ impl Mode {
 
 /// An answer of the driver, with what was asked.
 pub(crate) fn answer(call: &'static str) -> impl Fn(DriverError) -> OpenError {
-    move |e| OpenError::Driver { call, problem: format!("{e:?}") }
+    move |e| match e.0 {
+        sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => OpenError::Memory { call },
+        sys::CUresult::CUDA_ERROR_NO_DEVICE => OpenError::NoGpu,
+        _ => OpenError::Driver { call, problem: format!("{e:?}") },
+    }
+}
+
+/// The oldest CUDA version whose drivers take the kernels' PTX (7.4), as the driver numbers it.
+const OLDEST: i32 = 11_040;
+
+/// The driver's functions that this crate calls. cudarc panics where one is missing, so all are looked up when a
+/// device is opened.
+pub const FUNCTIONS: &[&str] = &[
+    "cuCtxGetCurrent",
+    "cuCtxSetCurrent",
+    "cuDeviceGet",
+    "cuDeviceGetAttribute",
+    "cuDeviceGetName",
+    "cuDevicePrimaryCtxRelease_v2",
+    "cuDevicePrimaryCtxRetain",
+    "cuDriverGetVersion",
+    "cuEventCreate",
+    "cuEventDestroy_v2",
+    "cuEventElapsedTime",
+    "cuEventRecord",
+    "cuEventSynchronize",
+    "cuFuncSetAttribute",
+    "cuGraphDestroy",
+    "cuGraphExecDestroy",
+    "cuGraphInstantiateWithFlags",
+    "cuGraphLaunch",
+    "cuInit",
+    "cuLaunchKernel",
+    "cuMemAlloc_v2",
+    "cuMemFreeHost",
+    "cuMemFree_v2",
+    "cuMemHostAlloc",
+    "cuMemHostGetDevicePointer_v2",
+    "cuMemcpyDtoH_v2",
+    "cuMemcpyHtoD_v2",
+    "cuModuleGetFunction",
+    "cuModuleLoadData",
+    "cuModuleUnload",
+    "cuStreamBeginCapture_v2",
+    "cuStreamCreate",
+    "cuStreamDestroy_v2",
+    "cuStreamEndCapture",
+    "cuStreamSynchronize",
+];
+
+/// Checks the driver's library before it is used; whether it is the virtual Orin's.
+fn look_at_driver() -> Result<bool, OpenError> {
+    // cudarc panics on a missing library, so it is looked for first.
+    // SAFETY: (1) opening the driver's library runs its initialisers, which every CUDA program does.
+    if !unsafe { sys::is_culib_present() } {
+        return Err(OpenError::NoDriver);
+    }
+    // SAFETY: (1) as above.
+    let library = unsafe { sys::culib() };
+    let lacks = |name: &&&str| !has(library, format!("{name}\0").as_bytes());
+    let missing = FUNCTIONS.iter().find(lacks).copied();
+    let mut version = 0;
+    if !lacks(&&"cuDriverGetVersion") {
+        // SAFETY: (1) `version` is a place for the answer; the driver need not be initialised.
+        unsafe { sys::cuDriverGetVersion(&mut version) }
+            .result()
+            .map_err(answer("asking for its version"))?;
+    }
+    if missing.is_some() || version < OLDEST {
+        let found = format!("{}.{}", version / 1000, version % 1000 / 10);
+        return Err(OpenError::OldDriver { found, missing });
+    }
+    Ok(has(library, MARK))
 }
 
 /// The kernels on the GPU.
@@ -180,6 +276,7 @@ pub struct Cuda {
     settings: Settings,
     /// The resident kernel, or why graph mode stands in for it.
     lamp: OnceLock<Result<Arc<Lamp>, String>>,
+    is_virtual: bool,
 }
 
 impl Cuda {
@@ -197,11 +294,7 @@ impl Cuda {
     /// # Errors
     /// [`OpenError`]: as [`Cuda::open`]; the driver refuses a text that it cannot compile or that lacks a kernel.
     pub fn open_with(mode: Mode, ptx: &str) -> Result<Self, OpenError> {
-        // cudarc panics on a missing library, so it is looked for first.
-        // SAFETY: (1) opening the driver's library runs its initialisers, which every CUDA program does.
-        if !unsafe { sys::is_culib_present() } {
-            return Err(OpenError::NoDriver);
-        }
+        let is_virtual = look_at_driver()?;
         let context = CudaContext::new(0).map_err(answer("opening the GPU"))?;
         let (major, minor) =
             context.compute_capability().map_err(answer("asking for the GPU's capability"))?;
@@ -212,7 +305,7 @@ impl Cuda {
         unsafe { context.disable_event_tracking() };
         let name = context.name().map_err(answer("asking for the GPU's name"))?;
         let kernels = Arc::new(Kernels::load(context, ptx)?);
-        Ok(Self { kernels, mode, name, settings: Settings::default(), lamp: OnceLock::new() })
+        Ok(Self { kernels, mode, name, settings: Settings::default(), lamp: OnceLock::new(), is_virtual })
     }
 
     /// The same with other settings for [`Mode::Persistent`].
@@ -250,6 +343,11 @@ impl Cuda {
             let _ = self.lamp.set(lamp);
         }
         Ok(self.lamp.get().and_then(|l| l.as_ref().ok()).cloned())
+    }
+
+    /// Whether the driver is a virtual Orin's: times are modelled then, not measured.
+    pub fn is_virtual(&self) -> bool {
+        self.is_virtual
     }
 
     /// The GPU's streaming multiprocessors.

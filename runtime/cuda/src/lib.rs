@@ -17,7 +17,9 @@ mod lower;
 mod memory;
 mod persist;
 mod program;
+mod virtual_board;
 
-pub use driver::{Cuda, Mode, OpenError};
+pub use driver::{Cuda, FUNCTIONS, Mode, OpenError};
 pub use lower::{Launch, Lowered, Unsupported, lower};
 pub use persist::{LEAST_IDLE, Pause, Settings, Wait};
+pub use virtual_board::{VirtualBoard, VirtualError};

@@ -62,7 +62,7 @@ fn a_slot_of_another_program_or_device_is_refused() {
 
 const CHILD: &str = "PILOTLIGHT_TEST_RUNS";
 
-/// Not a test by itself: what the next one runs in a process of its own, to count its driver calls.
+/// Not a test by itself: what the next one runs in a process of its own, to see its driver calls.
 #[test]
 fn child() {
     let Ok(runs) = std::env::var(CHILD) else { return };
@@ -71,26 +71,45 @@ fn child() {
     fill(&mut slot, 0);
     (0..runs.parse().unwrap()).for_each(|_: u32| program.run(&mut slot).unwrap());
     assert!(slot.output(0) == expected(&digits(), 0));
+    if runs == "2" {
+        program.run_timed(&mut slot, &mut Vec::new()).unwrap();
+        program.run_observed(&mut slot, &mut |_, _| ()).unwrap();
+    }
+}
+
+/// The driver calls of a process that runs so many inferences.
+fn calls(runs: u32) -> Vec<String> {
+    let log = std::env::temp_dir().join(format!("pilotlight-slots-{}-{runs}", std::process::id()));
+    let child = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["child", "--exact"])
+        .env(CHILD, runs.to_string())
+        .env("PILOTLIGHT_VIRTUAL_LOG", &log)
+        .output()
+        .unwrap();
+    assert!(child.status.success(), "{child:?}");
+    let text = std::fs::read_to_string(&log).unwrap();
+    std::fs::remove_file(&log).unwrap();
+    text.lines().filter_map(|l| l.split(' ').next()).map(String::from).collect()
 }
 
 #[test]
 fn an_inference_copies_nothing() {
-    let calls = |runs: u32| {
-        let log = std::env::temp_dir().join(format!("pilotlight-slots-{}-{runs}", std::process::id()));
-        let child = std::process::Command::new(std::env::current_exe().unwrap())
-            .args(["child", "--exact"])
-            .env(CHILD, runs.to_string())
-            .env("PILOTLIGHT_VIRTUAL_LOG", &log)
-            .output()
-            .unwrap();
-        assert!(child.status.success(), "{child:?}");
-        let text = std::fs::read_to_string(&log).unwrap();
-        std::fs::remove_file(&log).unwrap();
-        let count = |name: &str| text.lines().filter(|l| l.starts_with(name)).count();
+    let counts = |runs| {
+        let calls = calls(runs);
+        let count = |name: &str| calls.iter().filter(|c| c.starts_with(name)).count();
         (count("cuGraphLaunch"), count("cuMemcpy"))
     };
-    let ((one, copies), (five, still)) = (calls(1), calls(5));
+    let ((one, copies), (five, still)) = (counts(1), counts(5));
     assert_eq!((one, five), (1, 5));
     // Loading copies the constants; inferences copy nothing.
     assert_eq!((copies, still), (1, 1));
+}
+
+#[test]
+fn every_driver_call_is_looked_up_before() {
+    let calls = calls(2);
+    assert!(calls.len() > 20, "{calls:?}");
+    let unknown: Vec<&String> =
+        calls.iter().filter(|c| !pilotlight_cuda::FUNCTIONS.contains(&c.as_str())).collect();
+    assert!(unknown.is_empty(), "not in FUNCTIONS: {unknown:?}");
 }

@@ -2,6 +2,7 @@
 
 use crate::board::{BOARDS, find};
 use crate::emulator::Options;
+use std::sync::{Mutex, PoisonError};
 
 const PREFIX: &str = "PILOTLIGHT_VIRTUAL_";
 const KNOWN: [&str; 6] = ["BOARD", "SEED", "RACE", "WEAK", "LOG", "LIT_SECONDS"];
@@ -46,6 +47,30 @@ pub fn options(variables: impl Iterator<Item = (String, String)>) -> Result<Opti
         }
     }
     Ok(options)
+}
+
+/// Settings that the program gave; they win over the environment.
+static GIVEN: Mutex<Vec<(String, String)>> = Mutex::new(Vec::new());
+
+/// What the program gave, as variables.
+pub fn given() -> Vec<(String, String)> {
+    GIVEN.lock().unwrap_or_else(PoisonError::into_inner).clone()
+}
+
+/// Sets what the variable `PILOTLIGHT_VIRTUAL_<name>` would set.
+///
+/// # Errors
+/// A sentence that says what is allowed, or that the device is in use already.
+pub fn give(name: &str, value: &str, in_use: bool) -> Result<(), String> {
+    if in_use {
+        return Err(format!(
+            "{name}={value}: the virtual Orin is in use; set it up before the first CUDA call"
+        ));
+    }
+    let pair = (format!("{PREFIX}{name}"), value.to_owned());
+    options(std::iter::once(pair.clone()))?;
+    GIVEN.lock().unwrap_or_else(PoisonError::into_inner).push(pair);
+    Ok(())
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use crate::emulator::Emulator;
 use pilotlight_boards::model::Clocks;
 use std::cell::Cell;
 use std::collections::HashMap;
-use std::ffi::{c_char, c_int, c_uint};
+use std::ffi::{CStr, c_char, c_int, c_uint};
 
 thread_local! {
     static CURRENT: Cell<u64> = const { Cell::new(0) };
@@ -27,7 +27,7 @@ fn init() -> Answer {
     // Variables that are no text cannot be ours.
     let variables =
         std::env::vars_os().filter_map(|(a, b)| Some((a.into_string().ok()?, b.into_string().ok()?)));
-    let options = config::options(variables).map_err(|text| {
+    let options = config::options(variables.chain(config::given())).map_err(|text| {
         eprintln!("virtual Orin: {text}");
         Code::InvalidValue
     })?;
@@ -243,6 +243,25 @@ pub(super) fn text_out(text: &str, to: *mut c_char, len: usize) -> usize {
         }
     }
     text.len() + 1
+}
+
+/// Sets what the environment variable `PILOTLIGHT_VIRTUAL_<name>` would (all but `LOG`), and wins over it. Returns
+/// the bytes that the reason of a refusal needs, 1 where there is none.
+///
+/// # Safety
+/// 1. `name` and `value` are terminated texts.
+/// 2. `to` is null or valid for `len` bytes.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn pilotlight_virtual_set(
+    name: *const c_char,
+    value: *const c_char,
+    to: *mut c_char,
+    len: usize,
+) -> usize {
+    // SAFETY: (1) the caller's texts.
+    let (name, value) = unsafe { (CStr::from_ptr(name), CStr::from_ptr(value)) };
+    let set = config::give(&name.to_string_lossy(), &value.to_string_lossy(), lock().is_some());
+    text_out(&set.err().unwrap_or_default(), to, len)
 }
 
 /// Why the last call or kernel failed, in words. Returns the bytes needed; with `len` 0 nothing is written.
