@@ -43,6 +43,12 @@
 // Device: plain loops, one thread, very slow; it defines what every other device must give.
 #define PL_DEVICE_REFERENCE 1
 
+// Device: a CUDA GPU, all kernels of an inference as one CUDA graph; for libraries built with it.
+#define PL_DEVICE_CUDA_GRAPH 3
+
+// Device: a CUDA GPU, one launch for each kernel; for libraries built with it.
+#define PL_DEVICE_CUDA_LAUNCH 4
+
 // Runner: the thread that waits or polls does the work. The library has no thread.
 #define PL_RUN_INLINE 0
 

@@ -10,6 +10,10 @@ use std::num::NonZeroUsize;
 pub const PL_DEVICE_CPU: u32 = 2;
 /// Device: plain loops, one thread, very slow; it defines what every other device must give.
 pub const PL_DEVICE_REFERENCE: u32 = 1;
+/// Device: a CUDA GPU, all kernels of an inference as one CUDA graph; for libraries built with it.
+pub const PL_DEVICE_CUDA_GRAPH: u32 = 3;
+/// Device: a CUDA GPU, one launch for each kernel; for libraries built with it.
+pub const PL_DEVICE_CUDA_LAUNCH: u32 = 4;
 
 /// Runner: the thread that waits or polls does the work. The library has no thread.
 pub const PL_RUN_INLINE: u32 = 0;
@@ -101,7 +105,13 @@ impl pl_options {
         let device = match self.device {
             PL_DEVICE_CPU => DeviceKind::Cpu,
             PL_DEVICE_REFERENCE => DeviceKind::Reference,
-            other => return Err(refuse("device", other, "PL_DEVICE_CPU or PL_DEVICE_REFERENCE")),
+            PL_DEVICE_CUDA_GRAPH => DeviceKind::CudaGraph,
+            PL_DEVICE_CUDA_LAUNCH => DeviceKind::CudaLaunch,
+            other => {
+                let allowed =
+                    "PL_DEVICE_CPU, PL_DEVICE_REFERENCE, PL_DEVICE_CUDA_GRAPH or PL_DEVICE_CUDA_LAUNCH";
+                return Err(refuse("device", other, allowed));
+            }
         };
         let threads =
             NonZeroUsize::new(self.threads as usize).ok_or_else(|| refuse("threads", 0, "1 or more"))?;

@@ -148,6 +148,11 @@ faults! {
         OpenError::System { source, .. } if source.kind() == std::io::ErrorKind::OutOfMemory => PL_ERR_MEMORY,
         OpenError::System { .. } => PL_ERR_SYSTEM,
         OpenError::Closed => PL_ERR_CLOSED,
+        OpenError::NoCuda => PL_ERR_OPTION,
+        #[cfg(feature = "cuda")]
+        OpenError::Cuda(pilotlight::cuda::OpenError::Memory { .. }) => PL_ERR_MEMORY,
+        #[cfg(feature = "cuda")]
+        OpenError::Cuda(_) => PL_ERR_DEVICE,
         _ => PL_ERR_INTERNAL,
     };
     LendError, e => match e {

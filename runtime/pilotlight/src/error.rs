@@ -31,6 +31,13 @@ pub enum OpenError {
         /// What to do about it.
         advice: &'static str,
     },
+    /// The CUDA device cannot be used.
+    #[cfg(feature = "cuda")]
+    #[error("opening the CUDA device: {0}")]
+    Cuda(#[from] pilotlight_cuda::OpenError),
+    /// This build has no CUDA device.
+    #[error("this build has no CUDA device; build it with the feature `cuda`, or use the CPU device")]
+    NoCuda,
     /// The session is closed.
     #[error("the session is closed; open a new one")]
     Closed,

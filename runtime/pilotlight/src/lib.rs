@@ -30,7 +30,8 @@
 //!
 //! # Features
 //! `onnx`: [`onnx`](https://onnx.ai) files become plans (`pilotlight::onnx`). It brings a protobuf reader and minutes
-//! of compile time; firmware does without it.
+//! of compile time; firmware does without it. `cuda`: the CUDA device ([`DeviceKind::CudaGraph`]); it builds without
+//! a GPU and without CUDA, and a machine that has no driver gets an error when a session is opened.
 #![forbid(unsafe_code)]
 
 mod error;
@@ -48,6 +49,8 @@ mod system;
 
 pub use error::{CloseError, Failure, LendError, OpenError, PortError, SubmitError};
 pub use options::{DeviceKind, Options, Priority, Runner, Thread, Wait};
+#[cfg(feature = "cuda")]
+pub use pilotlight_cuda as cuda;
 pub use pilotlight_device as device;
 #[cfg(feature = "onnx")]
 pub use pilotlight_onnx as onnx;

@@ -12,6 +12,10 @@ pub enum DeviceKind {
     Cpu,
     /// Plain loops, one thread, very slow: it defines what every other device must give.
     Reference,
+    /// A CUDA GPU, all kernels of an inference as one CUDA graph. Needs the feature `cuda`.
+    CudaGraph,
+    /// A CUDA GPU, one launch for each kernel. Needs the feature `cuda`.
+    CudaLaunch,
 }
 
 /// How a thread waits for a result.
@@ -186,8 +190,8 @@ impl Options {
         if !(1..=Self::MAX_SLOTS).contains(&self.slots) {
             return refuse("slots", self.slots.to_string(), "use 1 to 64");
         }
-        if self.device == DeviceKind::Reference && self.threads.get() != 1 {
-            return refuse("threads", self.threads.to_string(), "the reference device has 1");
+        if self.device != DeviceKind::Cpu && self.threads.get() != 1 {
+            return refuse("threads", self.threads.to_string(), "all devices but the CPU have 1");
         }
         if let Runner::Worker(thread) = &self.runner {
             if thread.name.is_empty() || thread.name.len() > 15 || thread.name.contains('\0') {

@@ -55,6 +55,12 @@ impl Session {
         let device: Box<dyn Device> = match options.device {
             DeviceKind::Cpu => Box::new(Cpu::new(CpuOptions { threads: options.threads.get(), isa: None })?),
             DeviceKind::Reference => Box::new(Reference),
+            #[cfg(feature = "cuda")]
+            DeviceKind::CudaGraph => Box::new(pilotlight_cuda::Cuda::open(pilotlight_cuda::Mode::Graph)?),
+            #[cfg(feature = "cuda")]
+            DeviceKind::CudaLaunch => Box::new(pilotlight_cuda::Cuda::open(pilotlight_cuda::Mode::Launch)?),
+            #[cfg(not(feature = "cuda"))]
+            DeviceKind::CudaGraph | DeviceKind::CudaLaunch => return Err(OpenError::NoCuda),
         };
         Self::open_on(device, plan, options)
     }
