@@ -1,8 +1,12 @@
-//! The devices that `--device` can name.
+//! The devices that `--device` can name, and the boards that `--board` can.
 
-use anyhow::Result;
+use crate::modelled::Launch;
+use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
+use pilotlight_cuda::{Cuda, Mode, VirtualBoard};
 use pilotlight_device::{Cpu, CpuOptions, Device, Isa, Reference};
+use std::ops::Deref;
+use std::str::FromStr;
 
 /// Which device runs the plan, and how.
 #[derive(Clone, Debug, clap::Args)]
@@ -10,6 +14,10 @@ pub struct DeviceOptions {
     /// Device that runs the model
     #[arg(long, value_enum, default_value_t = DeviceName::Cpu)]
     pub device: DeviceName,
+    /// Whose GPU a CUDA device is: `auto`, this machine's; `virtual:NAME`, an emulated Orin (a wrong NAME lists
+    /// all; build with `--features virtual`)
+    #[arg(long, default_value = "auto", value_name = "BOARD")]
+    pub board: Board,
     /// Threads of the CPU device
     #[arg(long, default_value_t = 1, value_name = "N")]
     pub threads: usize,
@@ -26,9 +34,30 @@ impl DeviceOptions {
     /// Opens the device.
     ///
     /// # Errors
-    /// A setting that the device does not allow.
-    pub fn open(&self) -> Result<Box<dyn Device>> {
-        open(self.device, self.threads, self.isa)
+    /// A setting that the device does not allow, or a GPU or board that is not to be had.
+    pub fn open(&self) -> Result<Opened> {
+        open(self.device, &self.board, self.threads, self.isa)
+    }
+}
+
+/// Whose GPU.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Board {
+    /// The GPU of this machine.
+    Auto,
+    /// A virtual Orin of this name.
+    Virtual(String),
+}
+
+impl FromStr for Board {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once(':') {
+            None if text == "auto" => Ok(Self::Auto),
+            Some(("virtual", name)) if !name.is_empty() => Ok(Self::Virtual(name.to_owned())),
+            _ => Err("there are `auto` and `virtual:NAME`, as in virtual:orin-nano-super".into()),
+        }
     }
 }
 
@@ -39,21 +68,89 @@ pub enum DeviceName {
     Cpu,
     /// Plain loops that define every result; slow
     Reference,
+    /// A CUDA GPU; all kernels of an inference as one CUDA graph
+    #[value(name = "cuda:graph", alias = "cuda")]
+    CudaGraph,
+    /// A CUDA GPU; one launch for each kernel
+    #[value(name = "cuda:launch")]
+    CudaLaunch,
 }
 
 impl DeviceName {
+    /// How launches reach the GPU, for a CUDA device.
+    fn mode(self) -> Option<Mode> {
+        match self {
+            Self::Cpu | Self::Reference => None,
+            Self::CudaGraph => Some(Mode::Graph),
+            Self::CudaLaunch => Some(Mode::Launch),
+        }
+    }
+
     /// Opens the device with its default settings.
     ///
     /// # Errors
     /// When the machine cannot run it.
-    pub fn open(self) -> Result<Box<dyn Device>> {
-        open(self, 1, None)
+    pub fn open(self, board: &Board) -> Result<Opened> {
+        // A board is for the CUDA devices of a command that has several.
+        open(self, if self.mode().is_some() { board } else { &Board::Auto }, 1, None)
     }
 }
 
-fn open(name: DeviceName, threads: usize, isa: Option<Isa>) -> Result<Box<dyn Device>> {
-    Ok(match name {
-        DeviceName::Cpu => Box::new(Cpu::new(CpuOptions { threads, isa })?),
-        DeviceName::Reference => Box::new(Reference),
-    })
+/// An open device, and the virtual board that it runs on, if any.
+pub struct Opened {
+    device: Box<dyn Device>,
+    board: Option<VirtualBoard>,
+}
+
+impl Deref for Opened {
+    type Target = dyn Device;
+
+    fn deref(&self) -> &Self::Target {
+        &*self.device
+    }
+}
+
+impl Opened {
+    /// Whether times are modelled, not measured.
+    pub fn is_virtual(&self) -> bool {
+        self.board.is_some()
+    }
+
+    /// What a virtual board executed since the last call; nothing for other devices.
+    ///
+    /// # Errors
+    /// When the board's report cannot be read.
+    pub fn launches(&self) -> Result<Vec<Launch>> {
+        self.board.as_ref().map_or(Ok(Vec::new()), |board| Launch::list(&board.report()))
+    }
+}
+
+fn open(name: DeviceName, board: &Board, threads: usize, isa: Option<Isa>) -> Result<Opened> {
+    let Some(mode) = name.mode() else {
+        if let Board::Virtual(_) = board {
+            bail!("--board is for CUDA devices; add --device cuda:graph or --device cuda:launch");
+        }
+        let device: Box<dyn Device> = match name {
+            DeviceName::Reference => Box::new(Reference),
+            _ => Box::new(Cpu::new(CpuOptions { threads, isa })?),
+        };
+        return Ok(Opened { device, board: None });
+    };
+    if threads != 1 || isa.is_some() {
+        bail!("--threads and --isa are for the CPU device");
+    }
+    if let Board::Virtual(board) = board {
+        let board = VirtualBoard::load(&[("BOARD", board)]).context(
+            "--board virtual:... needs a build with `--features virtual`, and a name that there is",
+        )?;
+        return Ok(Opened { device: Box::new(board.open(mode)?), board: Some(board) });
+    }
+    let cuda = Cuda::open(mode)?;
+    if cuda.is_virtual() {
+        bail!(
+            "the CUDA driver that is found first is a virtual Orin's; name it with --board virtual:NAME, or, for the \
+             GPU of this machine, start the program itself (cargo puts its own folders on the library path)"
+        );
+    }
+    Ok(Opened { device: Box::new(cuda), board: None })
 }

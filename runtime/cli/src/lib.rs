@@ -7,6 +7,7 @@ pub mod device;
 pub mod feed;
 pub mod golden;
 pub mod model;
+pub mod modelled;
 pub mod npy;
 pub mod picture;
 pub mod stats;

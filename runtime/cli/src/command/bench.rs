@@ -5,6 +5,7 @@ use super::{print_json, progress};
 use crate::device::DeviceOptions;
 use crate::feed;
 use crate::model::{CompileOptions, Model};
+use crate::modelled::Modelled;
 use crate::stats::Latency;
 use anyhow::{Context, Result};
 use serde::Serialize;
@@ -17,12 +18,12 @@ use std::time::Instant;
 pub struct Bench {
     /// Plan, ONNX file, or model folder
     model: PathBuf,
-    /// Runs that count
-    #[arg(short = 'n', long, default_value_t = 200, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-    runs: u32,
-    /// Runs before those that count
-    #[arg(long, default_value_t = 20, value_name = "N")]
-    warm_up: u32,
+    /// Runs that count; 200 unless given, on a virtual board 1
+    #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    runs: Option<u32>,
+    /// Runs before those that count; 20 unless given, on a virtual board 1
+    #[arg(long, value_name = "N")]
+    warm_up: Option<u32>,
     /// Show every step instead of a sum for each kind of operation
     #[arg(long)]
     steps: bool,
@@ -50,9 +51,13 @@ struct Report {
     plan_open_us: Option<f64>,
     /// From the plan in memory to a program ready to run, median.
     load_us: f64,
-    latency_us: Latency,
+    /// Absent on a virtual board, which has no time of its own.
+    latency_us: Option<Latency>,
+    /// On a virtual board `p50_us` is modelled.
     steps: Vec<StepTime>,
     energy: Energy,
+    /// Of one inference on a virtual board.
+    modelled: Option<Modelled>,
 }
 
 #[derive(Serialize)]
@@ -90,14 +95,19 @@ impl Bench {
         let mut slot = program.slot()?;
         feed::random(&model.plan, 1, &mut slot);
 
-        let bar = progress((self.warm_up + self.runs) as usize, "running");
-        for _ in 0..self.warm_up {
+        let (runs, warm_up) = match device.is_virtual() {
+            true => (self.runs.unwrap_or(1), self.warm_up.unwrap_or(1)),
+            false => (self.runs.unwrap_or(200), self.warm_up.unwrap_or(20)),
+        };
+        let bar = progress((warm_up + runs) as usize, "running");
+        for _ in 0..warm_up {
             program.run(&mut slot)?;
             bar.inc(1);
         }
+        device.launches()?;
         let mut telemetry = self.telemetry.start(&model.plan.name)?;
-        let mut nanos = Vec::with_capacity(self.runs as usize);
-        for _ in 0..self.runs {
+        let mut nanos = Vec::with_capacity(runs as usize);
+        for _ in 0..runs {
             let start = Instant::now();
             program.run(&mut slot)?;
             let took = start.elapsed();
@@ -106,10 +116,11 @@ impl Bench {
             bar.inc(1);
         }
         telemetry.finish();
+        let modelled = Modelled::of(&device.launches()?).map(|m| m.mean(runs));
         bar.finish_and_clear();
         let mut by_step: Vec<Vec<u64>> = vec![Vec::new(); model.plan.steps.len()];
         let mut times = Vec::new();
-        for _ in 0..self.runs.min(50) {
+        for _ in 0..runs.min(50) {
             program.run_timed(&mut slot, &mut times)?;
             by_step.iter_mut().zip(&times).for_each(|(all, &t)| all.push(t));
         }
@@ -118,34 +129,39 @@ impl Bench {
             nodes: step.nodes.join("+"),
             p50_us: Latency::of(all).map_or(0.0, |l| l.p50),
         });
+        let latency_us = Latency::of(nanos).context("at least one run is timed")?;
         let report = Report {
             schema: 1,
             model: model.plan.name.clone(),
             device: device.describe(),
             plan_open_us,
             load_us,
-            latency_us: Latency::of(nanos).context("at least one run is timed")?,
+            latency_us: modelled.is_none().then_some(latency_us),
             steps: steps.collect(),
             energy: Energy { status: "not_measured", reason: "this command reads no energy sensor" },
+            modelled,
         };
         if self.json {
             return print_json(&report);
         }
-        self.show(&report);
+        self.show(&report, warm_up);
         Ok(())
     }
 
-    fn show(&self, report: &Report) {
+    fn show(&self, report: &Report, warm_up: u32) {
         println!("{} on {}", report.model, report.device);
-        let l = report.latency_us;
-        println!(
-            "latency: min {:.3} ms, p50 {:.3} ms, p99 {:.3} ms (n = {}, {} runs before)",
-            l.min / 1e3,
-            l.p50 / 1e3,
-            l.p99 / 1e3,
-            l.n,
-            self.warm_up
-        );
+        if let Some(l) = report.latency_us {
+            println!(
+                "latency: min {:.3} ms, p50 {:.3} ms, p99 {:.3} ms (n = {}, {warm_up} runs before)",
+                l.min / 1e3,
+                l.p50 / 1e3,
+                l.p99 / 1e3,
+                l.n
+            );
+        }
+        if let Some(modelled) = &report.modelled {
+            println!("{}", modelled.lines());
+        }
         if let Some(open) = report.plan_open_us {
             println!(
                 "plan opened in {:.3} ms, loaded in {:.3} ms (medians of {STARTS})",
@@ -158,10 +174,11 @@ impl Bench {
         println!("energy: {} ({})", report.energy.status.replace('_', " "), report.energy.reason);
         let total: f64 = report.steps.iter().map(|s| s.p50_us).sum();
         println!(
-            "\n{:>10} {:>6} {:>6}  operation (timed one by one, {:.3} ms in all)",
+            "\n{:>10} {:>6} {:>6}  operation ({} one by one, {:.3} ms in all)",
             "us",
             "%",
             "count",
+            if report.modelled.is_some() { "modelled, not measured," } else { "timed" },
             total / 1e3
         );
         let line = |us: f64, count: usize, name: &str| {

@@ -1,6 +1,6 @@
 //! `pilotlight compare`: two sets of arrays, or one model on two devices.
 
-use crate::device::DeviceName;
+use crate::device::{Board, DeviceName};
 use crate::feed;
 use crate::model::{CompileOptions, Model};
 use crate::npy::Array;
@@ -15,8 +15,8 @@ use std::path::{Path, PathBuf};
 pub struct Compare {
     /// Array, folder of arrays, or model
     a: PathBuf,
-    /// Array, folder of arrays, or model
-    b: PathBuf,
+    /// Array, folder of arrays, or model; A again unless given
+    b: Option<PathBuf>,
     /// Say where the first difference is, and stop there
     #[arg(long)]
     first_mismatch: bool,
@@ -26,6 +26,12 @@ pub struct Compare {
     /// Device that runs model B
     #[arg(long, value_enum, default_value_t = DeviceName::Cpu)]
     device_b: DeviceName,
+    /// Whose GPU a CUDA device is: auto, or virtual:NAME
+    #[arg(long, default_value = "auto", value_name = "BOARD")]
+    board: Board,
+    /// Picture to run the models on instead of random input, where the model's card says how
+    #[arg(long, value_name = "FILE")]
+    image: Option<PathBuf>,
     /// Seed of the models' random input
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -35,14 +41,13 @@ pub struct Compare {
 
 impl Compare {
     pub(super) fn run(self) -> Result<bool> {
-        let (a, b) = match (arrays(&self.a)?, arrays(&self.b)?) {
+        let path = self.b.as_ref().unwrap_or(&self.a);
+        let (a, b) = match (arrays(&self.a)?, arrays(path)?) {
             (Some(a), Some(b)) => (a, b),
-            (None, None) => (self.tensors(&self.a, self.device_a)?, self.tensors(&self.b, self.device_b)?),
-            _ => bail!(
-                "one of {} and {} is an array and the other a model",
-                self.a.display(),
-                self.b.display()
-            ),
+            (None, None) => (self.tensors(&self.a, self.device_a)?, self.tensors(path, self.device_b)?),
+            _ => {
+                bail!("one of {} and {} is an array and the other a model", self.a.display(), path.display())
+            }
         };
         let others: BTreeMap<&str, &Array> = b.iter().map(|(n, a)| (n.as_str(), a)).collect();
         let (mut compared, mut differ) = (0, 0);
@@ -57,7 +62,7 @@ impl Compare {
             }
         }
         if compared == 0 {
-            bail!("{} and {} have no tensor of the same name", self.a.display(), self.b.display());
+            bail!("{} and {} have no tensor of the same name", self.a.display(), path.display());
         }
         println!("{compared} compared, {differ} differ ({} of A and {} of B in all)", a.len(), b.len());
         Ok(differ == 0)
@@ -67,9 +72,12 @@ impl Compare {
     fn tensors(&self, path: &Path, device: DeviceName) -> Result<Vec<(String, Array)>> {
         let model = Model::open(path, &self.compile)?;
         let plan = &model.plan;
-        let mut program = device.open()?.load(plan)?;
+        let mut program = device.open(&self.board)?.load(plan)?;
         let mut slot = program.slot()?;
-        feed::random(plan, self.seed, &mut slot);
+        match &self.image {
+            Some(file) => feed::from_picture(&model, file, &mut slot)?,
+            None => feed::random(plan, self.seed, &mut slot),
+        }
         let mut all = Vec::new();
         program.run_observed(&mut slot, &mut |step, bytes| all.push(written(plan, step, bytes)))?;
         Ok(all)

@@ -38,6 +38,7 @@ use clap::{Parser, Subcommand};
     after_help = "\
 Examples:
   pilotlight run models/efficientnet-lite0 --image models/photos/coffee.jpg
+  pilotlight run models/digits --image photo.png --device cuda:graph --board virtual:orin-nano-super
   pilotlight compile model.onnx -o model.plan
   pilotlight explain model.plan
   pilotlight bench models/efficientnet-lite0 --threads 2"
@@ -79,7 +80,7 @@ impl Arguments {
     /// What went wrong, for people.
     pub fn run(self) -> Result<bool> {
         match self.command {
-            Command::Run(c) => c.run().map(|()| true),
+            Command::Run(c) => c.run(),
             Command::Bench(c) => c.run().map(|()| true),
             Command::Compile(c) => c.run().map(|()| true),
             Command::Explain(c) => c.run().map(|()| true),

@@ -6,10 +6,12 @@ use crate::card::Score;
 use crate::device::DeviceOptions;
 use crate::feed;
 use crate::model::{CompileOptions, Model};
+use crate::modelled::Modelled;
 use crate::npy::Array;
 use crate::stats::Latency;
 use anyhow::{Context, Result};
-use pilotlight_plan::{DType, math};
+use pilotlight_device::{Cpu, CpuOptions, Device, Program, Slot};
+use pilotlight_plan::{DType, Plan, math};
 use serde::Serialize;
 use std::path::PathBuf;
 use std::time::Instant;
@@ -31,9 +33,12 @@ pub struct Run {
     /// How many classes to show
     #[arg(long, default_value_t = 5, value_name = "K")]
     top: usize,
-    /// How often to run for the latency, after one run that does not count
-    #[arg(long, default_value_t = 20, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-    repeat: u32,
+    /// How often to run for the latency, after one run that does not count; 20 unless given, on a virtual board 1
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    repeat: Option<u32>,
+    /// Also compare every tensor with the CPU device's, bit for bit; exit code 1 where any differ
+    #[arg(long)]
+    check: bool,
     /// Print one line of JSON
     #[arg(long)]
     json: bool,
@@ -53,8 +58,12 @@ struct Report {
     device: String,
     top: Vec<Class>,
     outputs: Vec<Output>,
-    latency_us: Latency,
+    /// Absent on a virtual board, which has no time of its own.
+    latency_us: Option<Latency>,
     energy: Energy,
+    /// Of one inference on a virtual board.
+    modelled: Option<Modelled>,
+    check: Option<Agreement>,
 }
 
 #[derive(Serialize)]
@@ -79,7 +88,7 @@ struct Energy {
 }
 
 impl Run {
-    pub(super) fn run(self) -> Result<()> {
+    pub(super) fn run(self) -> Result<bool> {
         let model = Model::open(&self.model, &self.compile)?;
         let device = self.device.open()?;
         let mut program = device.load(&model.plan)?;
@@ -89,9 +98,12 @@ impl Run {
             None => feed::from_arrays(&model.plan, &self.inputs, &mut slot)?,
         }
         program.run(&mut slot)?;
+        // The first run is not counted.
+        device.launches()?;
+        let repeat = self.repeat.unwrap_or(if device.is_virtual() { 1 } else { 20 });
         let mut telemetry = self.telemetry.start(&model.plan.name)?;
-        let mut nanos = Vec::with_capacity(self.repeat as usize);
-        for _ in 0..self.repeat {
+        let mut nanos = Vec::with_capacity(repeat as usize);
+        for _ in 0..repeat {
             let start = Instant::now();
             program.run(&mut slot)?;
             let took = start.elapsed();
@@ -99,12 +111,16 @@ impl Run {
             telemetry.record(took);
         }
         telemetry.finish();
+        let modelled = Modelled::of(&device.launches()?).map(|m| m.mean(repeat));
         let names = model.plan.outputs.iter().map(|&id| model.plan.tensor(id).name.clone());
         let outputs: Vec<(String, Array)> =
             names.enumerate().map(|(i, n)| (n, feed::output(&model.plan, &slot, i))).collect();
         if let Some(folder) = &self.output_dir {
             write(folder, &outputs)?;
         }
+        let check = self.check.then(|| agreement(&model.plan, &mut *program, &mut slot)).transpose()?;
+        let agrees = check.as_ref().is_none_or(|c| c.different == 0);
+        let latency_us = Latency::of(nanos).context("at least one run is timed")?;
         let report = Report {
             schema: 1,
             model: model.plan.name.clone(),
@@ -118,15 +134,52 @@ impl Run {
                     shape: a.shape.clone(),
                 })
                 .collect(),
-            latency_us: Latency::of(nanos).context("at least one run is timed")?,
+            latency_us: modelled.is_none().then_some(latency_us),
             energy: Energy { status: "not_measured", reason: "this command reads no energy sensor" },
+            modelled,
+            check,
         };
         if self.json {
-            return print_json(&report);
+            print_json(&report)?;
+        } else {
+            show(&report, &outputs);
         }
-        show(&report, &outputs);
-        Ok(())
+        Ok(agrees)
     }
+}
+
+/// How every tensor of an inference compares with the CPU device's.
+#[derive(Default, Serialize)]
+struct Agreement {
+    tensors: usize,
+    elements: usize,
+    different: usize,
+    /// The first tensor that differs.
+    first: Option<String>,
+}
+
+/// Runs the slot's input step by step on the program and on the CPU device.
+fn agreement(plan: &Plan, program: &mut dyn Program, slot: &mut Slot) -> Result<Agreement> {
+    let mut cpu = Cpu::new(CpuOptions::default())?.load(plan)?;
+    let mut expected = cpu.slot()?;
+    for i in 0..plan.inputs.len() {
+        expected.input_mut(i).copy_from_slice(slot.input(i));
+    }
+    let mut wanted = Vec::with_capacity(plan.steps.len());
+    cpu.run_observed(&mut expected, &mut |_, bytes| wanted.push(bytes.to_vec()))?;
+    let mut sum = Agreement::default();
+    program.run_observed(slot, &mut |step, bytes| {
+        let t = plan.tensor(plan.steps[step].op.writes());
+        let elements = bytes.chunks(t.dtype.bytes()).zip(wanted[step].chunks(t.dtype.bytes()));
+        let different = elements.filter(|(a, b)| a != b).count();
+        sum.tensors += 1;
+        sum.elements += t.elements() as usize;
+        sum.different += different;
+        if different > 0 && sum.first.is_none() {
+            sum.first = Some(t.name.clone());
+        }
+    })?;
+    Ok(sum)
 }
 
 fn write(folder: &std::path::Path, outputs: &[(String, Array)]) -> Result<()> {
@@ -174,7 +227,20 @@ fn show(report: &Report, outputs: &[(String, Array)]) {
             println!("  {name}: {} {:?}, first {first:?}", a.dtype, a.shape);
         }
     }
-    let l = report.latency_us;
-    println!("latency: p50 {:.3} ms, p99 {:.3} ms (n = {})", l.p50 / 1e3, l.p99 / 1e3, l.n);
+    if let Some(l) = report.latency_us {
+        println!("latency: p50 {:.3} ms, p99 {:.3} ms (n = {})", l.p50 / 1e3, l.p99 / 1e3, l.n);
+    }
+    if let Some(modelled) = &report.modelled {
+        println!("{}", modelled.lines());
+    }
     println!("energy: {} ({})", report.energy.status.replace('_', " "), report.energy.reason);
+    if let Some(c) = &report.check {
+        println!(
+            "against the CPU device: {} tensors, {} elements, {} differ{}",
+            c.tensors,
+            c.elements,
+            c.different,
+            c.first.as_ref().map(|f| format!(", first in {f}")).unwrap_or_default()
+        );
+    }
 }
