@@ -1,9 +1,9 @@
 //! The devices that `--device` can name, and the boards that `--board` can.
 
 use crate::modelled::Launch;
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, anyhow, bail};
 use clap::ValueEnum;
-use pilotlight_cuda::{Cuda, Mode, VirtualBoard};
+use pilotlight_cuda::{Cuda, Mode, VirtualBoard, VirtualError};
 use pilotlight_device::{Cpu, CpuOptions, Device, Isa, Reference};
 use std::ops::Deref;
 use std::str::FromStr;
@@ -140,9 +140,12 @@ fn open(name: DeviceName, board: &Board, threads: usize, isa: Option<Isa>) -> Re
         bail!("--threads and --isa are for the CPU device");
     }
     if let Board::Virtual(board) = board {
-        let board = VirtualBoard::load(&[("BOARD", board)]).context(
-            "--board virtual:... needs a build with `--features virtual`, and a name that there is",
-        )?;
+        let board = VirtualBoard::load(&[("BOARD", board)]).map_err(|error| match error {
+            VirtualError::Missing { .. } => {
+                anyhow!("{error}; or build this command with `--features virtual`, which does so")
+            }
+            error => anyhow!("--board virtual:{board}: {error}"),
+        })?;
         return Ok(Opened { device: Box::new(board.open(mode)?), board: Some(board) });
     }
     let cuda = Cuda::open(mode)?;
