@@ -49,6 +49,9 @@
 // Device: a CUDA GPU, one launch for each kernel; for libraries built with it.
 #define PL_DEVICE_CUDA_LAUNCH 4
 
+// Device: a CUDA GPU, one kernel that stays resident; for libraries built with it.
+#define PL_DEVICE_CUDA_PERSISTENT 5
+
 // Runner: the thread that waits or polls does the work. The library has no thread.
 #define PL_RUN_INLINE 0
 

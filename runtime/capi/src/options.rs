@@ -14,6 +14,8 @@ pub const PL_DEVICE_REFERENCE: u32 = 1;
 pub const PL_DEVICE_CUDA_GRAPH: u32 = 3;
 /// Device: a CUDA GPU, one launch for each kernel; for libraries built with it.
 pub const PL_DEVICE_CUDA_LAUNCH: u32 = 4;
+/// Device: a CUDA GPU, one kernel that stays resident; for libraries built with it.
+pub const PL_DEVICE_CUDA_PERSISTENT: u32 = 5;
 
 /// Runner: the thread that waits or polls does the work. The library has no thread.
 pub const PL_RUN_INLINE: u32 = 0;
@@ -107,9 +109,9 @@ impl pl_options {
             PL_DEVICE_REFERENCE => DeviceKind::Reference,
             PL_DEVICE_CUDA_GRAPH => DeviceKind::CudaGraph,
             PL_DEVICE_CUDA_LAUNCH => DeviceKind::CudaLaunch,
+            PL_DEVICE_CUDA_PERSISTENT => DeviceKind::CudaPersistent,
             other => {
-                let allowed =
-                    "PL_DEVICE_CPU, PL_DEVICE_REFERENCE, PL_DEVICE_CUDA_GRAPH or PL_DEVICE_CUDA_LAUNCH";
+                let allowed = "PL_DEVICE_CPU, PL_DEVICE_REFERENCE or one of PL_DEVICE_CUDA_...";
                 return Err(refuse("device", other, allowed));
             }
         };

@@ -71,6 +71,9 @@ pub enum DeviceName {
     /// A CUDA GPU; all kernels of an inference as one CUDA graph
     #[value(name = "cuda:graph", alias = "cuda")]
     CudaGraph,
+    /// A CUDA GPU; one kernel that stays resident, an inference is a store to its mailbox
+    #[value(name = "cuda:persistent")]
+    CudaPersistent,
     /// A CUDA GPU; one launch for each kernel
     #[value(name = "cuda:launch")]
     CudaLaunch,
@@ -82,6 +85,7 @@ impl DeviceName {
         match self {
             Self::Cpu | Self::Reference => None,
             Self::CudaGraph => Some(Mode::Graph),
+            Self::CudaPersistent => Some(Mode::Persistent),
             Self::CudaLaunch => Some(Mode::Launch),
         }
     }

@@ -74,6 +74,11 @@ fn child() {
     if runs == "2" {
         program.run_timed(&mut slot, &mut Vec::new()).unwrap();
         program.run_observed(&mut slot, &mut |_, _| ()).unwrap();
+        let mut resident = virtual_orin::open(Mode::Persistent).load(&digits()).unwrap();
+        let mut slot = resident.slot().unwrap();
+        fill(&mut slot, 1);
+        resident.run(&mut slot).unwrap();
+        assert!(slot.output(0) == expected(&digits(), 1));
     }
 }
 

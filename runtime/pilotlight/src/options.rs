@@ -14,6 +14,8 @@ pub enum DeviceKind {
     Reference,
     /// A CUDA GPU, all kernels of an inference as one CUDA graph. Needs the feature `cuda`.
     CudaGraph,
+    /// A CUDA GPU, one kernel that stays resident: an inference is a store to its mailbox. Needs the feature `cuda`.
+    CudaPersistent,
     /// A CUDA GPU, one launch for each kernel. Needs the feature `cuda`.
     CudaLaunch,
 }

@@ -58,9 +58,15 @@ impl Session {
             #[cfg(feature = "cuda")]
             DeviceKind::CudaGraph => Box::new(pilotlight_cuda::Cuda::open(pilotlight_cuda::Mode::Graph)?),
             #[cfg(feature = "cuda")]
+            DeviceKind::CudaPersistent => {
+                Box::new(pilotlight_cuda::Cuda::open(pilotlight_cuda::Mode::Persistent)?)
+            }
+            #[cfg(feature = "cuda")]
             DeviceKind::CudaLaunch => Box::new(pilotlight_cuda::Cuda::open(pilotlight_cuda::Mode::Launch)?),
             #[cfg(not(feature = "cuda"))]
-            DeviceKind::CudaGraph | DeviceKind::CudaLaunch => return Err(OpenError::NoCuda),
+            DeviceKind::CudaGraph | DeviceKind::CudaPersistent | DeviceKind::CudaLaunch => {
+                return Err(OpenError::NoCuda);
+            }
         };
         Self::open_on(device, plan, options)
     }
