@@ -1,5 +1,9 @@
 //! Rails: INA3221 channels found by label, and RAPL on a laptop.
 
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+
 use pilotlight_units::Milliwatts;
 use serde::Serialize;
 
@@ -120,15 +124,11 @@ impl Rail {
     pub fn power(&self, tree: &Tree) -> Result<Milliwatts, SysError> {
         let mv = tree.number(&format!("{}/in{}_input", self.path, self.channel))?;
         let ma = tree.number(&format!("{}/curr{}_input", self.path, self.channel))?;
-        let mw = mv.saturating_mul(ma) / 1_000;
-        if !(0..=WILD_MW).contains(&mw) || mv < 0 {
-            return Err(SysError::Value {
-                path: tree.path(&self.path),
-                found: format!("{mv} mV, {ma} mA"),
-                expected: "a power from 0 to 200 W",
-            });
-        }
-        Ok(Milliwatts(mw as u32))
+        product(mv, ma).ok_or_else(|| SysError::Value {
+            path: tree.path(&self.path),
+            found: format!("{mv} mV, {ma} mA"),
+            expected: "a power from 0 to 200 W",
+        })
     }
 
     /// Reads the energy counter of a RAPL rail, microjoules.
@@ -142,6 +142,96 @@ impl Rail {
             found: value.to_string(),
             expected: "a count of microjoules",
         })
+    }
+}
+
+/// Power of a voltage and a current; `None` where no rail can carry it.
+fn product(mv: i64, ma: i64) -> Option<Milliwatts> {
+    let mw = mv.saturating_mul(ma) / 1_000;
+    ((0..=WILD_MW).contains(&mw) && mv >= 0).then_some(Milliwatts(mw as u32))
+}
+
+/// The rails of the module's sum, their files kept open: a reading costs two `pread`s a rail, and allocates nothing.
+#[derive(Debug)]
+pub struct TotalSensor {
+    tree: Tree,
+    data: BoardData,
+    channels: Vec<Channel>,
+}
+
+/// An open channel.
+#[derive(Debug)]
+struct Channel {
+    volts: File,
+    amps: File,
+    path: PathBuf,
+}
+
+impl TotalSensor {
+    /// Opens the rails of a board's sum; `None` where one of them has no sensor.
+    pub fn open(tree: &Tree, data: &BoardData) -> Option<Self> {
+        let mut sensor = Self { tree: tree.clone(), data: data.clone(), channels: Vec::new() };
+        sensor.reopen();
+        (!sensor.channels.is_empty()).then_some(sensor)
+    }
+
+    /// Looks the labels up again: after a driver was bound anew the folders are numbered otherwise.
+    fn reopen(&mut self) {
+        let found = find(&self.tree, Some(&self.data), &mut Vec::new());
+        let channel = |label: &String| {
+            let rail = found.iter().find(|r| r.label == *label && r.channel > 0)?;
+            let open = |what: &str| {
+                File::open(self.tree.path(&format!("{}/{what}{}_input", rail.path, rail.channel))).ok()
+            };
+            Some(Channel { volts: open("in")?, amps: open("curr")?, path: self.tree.path(&rail.path) })
+        };
+        let channels: Option<Vec<_>> = self.data.total.rails.iter().map(channel).collect();
+        self.channels = channels.unwrap_or_default();
+    }
+
+    /// Reads the module's power (the sum without uncertain rails, as [`Total::power`]).
+    ///
+    /// # Errors
+    /// [`SysError`] when a rail does not answer or says something impossible; the next call looks for it anew.
+    pub fn read(&mut self) -> Result<Milliwatts, SysError> {
+        if self.channels.is_empty() {
+            self.reopen();
+        }
+        let mut total = Milliwatts(0);
+        for channel in &self.channels {
+            match channel.read() {
+                Ok(power) => total += power,
+                Err(error) => {
+                    self.channels.clear();
+                    return Err(error);
+                }
+            }
+        }
+        match self.channels.is_empty() {
+            true => Err(SysError::Missing { path: self.tree.path("/sys/bus/i2c/drivers/ina3221") }),
+            false => Ok(total),
+        }
+    }
+}
+
+impl Channel {
+    fn read(&self) -> Result<Milliwatts, SysError> {
+        let wrong = |found: String| SysError::Value {
+            path: self.path.clone(),
+            found,
+            expected: "a voltage in mV and a current in mA, 0 to 200 W together",
+        };
+        let number = |file: &File| {
+            let mut text = [0; 24];
+            let n = file
+                .read_at(&mut text, 0)
+                .map_err(|source| SysError::Io { path: self.path.clone(), source })?;
+            let found = text[..n].trim_ascii();
+            let value = std::str::from_utf8(found).ok().and_then(|t| t.parse::<i64>().ok());
+            value.ok_or_else(|| wrong(String::from_utf8_lossy(found).into_owned()))
+        };
+        let (mv, ma) = (number(&self.volts)?, number(&self.amps)?);
+        product(mv, ma).ok_or_else(|| wrong(format!("{mv} mV, {ma} mA")))
     }
 }
 

@@ -3,8 +3,9 @@
 use super::print_json;
 use anyhow::{Result, bail};
 use pilotlight_boards::{Board, Tree, rails, thermal};
-use pilotlight_power::meter::{Meter, Sample, Sensor};
-use pilotlight_units::{Micros, Milliwatts};
+use pilotlight_power::live::sensor_of;
+use pilotlight_power::meter::{Meter, Sample};
+use pilotlight_units::Micros;
 use serde::Serialize;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -63,13 +64,12 @@ impl Power {
             }
         };
         let period = Duration::from_secs(1) / self.rate;
-        let averages = board.rails.iter().find_map(|r| r.averages_over_us).map_or(Micros(0), Micros);
-        let step = board.rails.iter().find_map(|r| r.step_mw).unwrap_or(40.0);
-        let sensor = Sensor {
-            period: Micros(period.as_micros() as u64),
-            averages_over: averages,
-            step: Milliwatts(step as u32),
-            highest: Milliwatts(200_000),
+        let sensor = sensor_of(&board, Micros(period.as_micros() as u64));
+        let Some(mut total) = rails::TotalSensor::open(&tree, data) else {
+            bail!(
+                "no sensor for the rails {:?}: energy is not measured (`pilotlight boards` says why)",
+                data.total.rails
+            )
         };
         let mut meter = Meter::new(Micros((self.window * 1e6) as u64), sensor);
         let began = Instant::now();
@@ -77,14 +77,12 @@ impl Power {
         let (mut shown, mut printed, mut next) = (None, 0, Instant::now());
         let mut failed = 0u64;
         while self.windows.is_none_or(|n| printed < n) {
-            let readings: Vec<_> =
-                board.rails.iter().filter_map(|r| Some((r.label.clone(), r.power(&tree).ok()?))).collect();
-            match rails::total(data, &readings) {
-                Some(total) => {
-                    let at = Micros(began.elapsed().as_micros() as u64);
-                    meter.sample(Sample { at, power: total.power });
+            match total.read() {
+                Ok(power) => {
+                    failed = 0;
+                    meter.sample(Sample { at: Micros(began.elapsed().as_micros() as u64), power });
                 }
-                None => failed += 1,
+                Err(_) => failed += 1,
             }
             if failed > 10 * u64::from(self.rate) {
                 bail!("the rails {:?} have not answered for ten seconds", data.total.rails);
@@ -94,7 +92,7 @@ impl Power {
             {
                 shown = Some(report.window.begin);
                 printed += 1;
-                self.show(&tree, &board, &report.window, &readings)?;
+                self.show(&tree, &board, &report.window)?;
             }
             next += period;
             std::thread::sleep(next.saturating_duration_since(Instant::now()));
@@ -113,13 +111,9 @@ impl Power {
         Ok(())
     }
 
-    fn show(
-        &self,
-        tree: &Tree,
-        board: &Board,
-        window: &pilotlight_power::meter::Window,
-        readings: &[(String, Milliwatts)],
-    ) -> Result<()> {
+    fn show(&self, tree: &Tree, board: &Board, window: &pilotlight_power::meter::Window) -> Result<()> {
+        // Parts of the module, and rails outside the sum: shown, so once a window is enough.
+        let readings = board.rails.iter().filter_map(|r| Some((r.label.clone(), r.power(tree).ok()?)));
         let state = board.gpu.as_ref().and_then(|g| g.state(tree).ok());
         let emc = pilotlight_boards::emc::Emc::read(tree, &mut Vec::new()).now;
         let hottest = thermal::hottest(&thermal::zones(tree));
@@ -132,7 +126,7 @@ impl Power {
             mean_mw: window.mean().map_or(0, |p| p.0),
             gap_s: window.gap.as_f64() * 1e-6,
             measured,
-            rails_mw: readings.iter().map(|(l, p)| (l.clone(), p.0)).collect(),
+            rails_mw: readings.map(|(l, p)| (l, p.0)).collect(),
             gpu_hz: state.as_ref().map(|s| s.now.0),
             emc_hz: emc.map(|e| e.0),
             hottest_c: hottest.map(|h| f64::from(h.0) / 1e3),

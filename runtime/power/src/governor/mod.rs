@@ -251,6 +251,15 @@ impl Governor {
         self.busy
     }
 
+    /// The same at the top clocks, where both latencies are known; otherwise as measured.
+    pub fn utilisation_at_top(&self) -> f64 {
+        let top = self.latency.typical(self.grid.index(self.grid.top()));
+        match top.zip(self.latency.typical(self.here())) {
+            Some((top, here)) => self.busy * (top / here).min(1.0),
+            None => self.busy,
+        }
+    }
+
     /// Module power believed for a pair of clocks, with its standard deviation; `None` before a rail reading.
     ///
     /// An estimate: the rail's readings so far, and for cells never visited the prior they corrected.

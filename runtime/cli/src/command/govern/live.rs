@@ -7,7 +7,7 @@ use pilotlight_boards::control::{ControlError, Session};
 use pilotlight_power::advice::{self, Advice};
 use pilotlight_power::governor::{Governor, Grid, Settings};
 use pilotlight_power::line::state_name;
-use pilotlight_power::live::{Live, Sensors};
+use pilotlight_power::live::{Live, Sensors, Time};
 use pilotlight_units::Micros;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use std::fs::{File, OpenOptions};
@@ -21,7 +21,7 @@ use std::time::Duration;
 
 pub fn run(options: &Govern, settings: Settings) -> Result<bool> {
     let tree = Tree::at(&options.root);
-    let sensors = Sensors::new(&tree);
+    let sensors = Sensors::new(&tree, Time::monotonic());
     let (gpu, mut emc) =
         sensors.board().governable().context("no GPU clock was found; `pilotlight boards` says why")?;
     let session = if options.observe { None } else { own(&tree, &options.state)? };
