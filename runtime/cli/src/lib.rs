@@ -4,6 +4,7 @@
 pub mod card;
 pub mod command;
 pub mod device;
+pub mod energy;
 pub mod feed;
 pub mod golden;
 pub mod model;

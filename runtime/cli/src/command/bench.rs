@@ -3,6 +3,7 @@
 use super::telemetry::TelemetryOptions;
 use super::{print_json, progress};
 use crate::device::DeviceOptions;
+use crate::energy::{CostOptions, Costs, Energy, EnergyOptions};
 use crate::feed;
 use crate::model::{CompileOptions, Model};
 use crate::modelled::Modelled;
@@ -36,6 +37,10 @@ pub struct Bench {
     compile: CompileOptions,
     #[command(flatten)]
     telemetry: TelemetryOptions,
+    #[command(flatten)]
+    energy: EnergyOptions,
+    #[command(flatten)]
+    costs: CostOptions,
 }
 
 /// How often the model is opened and loaded for the start times.
@@ -58,6 +63,8 @@ struct Report {
     energy: Energy,
     /// Of one inference on a virtual board.
     modelled: Option<Modelled>,
+    /// Where it was asked for and the energy is known.
+    costs: Option<Costs>,
 }
 
 #[derive(Serialize)]
@@ -65,12 +72,6 @@ struct StepTime {
     op: &'static str,
     nodes: String,
     p50_us: f64,
-}
-
-#[derive(Serialize)]
-struct Energy {
-    status: &'static str,
-    reason: &'static str,
 }
 
 impl Bench {
@@ -99,6 +100,7 @@ impl Bench {
             true => (self.runs.unwrap_or(1), self.warm_up.unwrap_or(1)),
             false => (self.runs.unwrap_or(200), self.warm_up.unwrap_or(20)),
         };
+        let mut metering = self.energy.start(&device);
         let bar = progress((warm_up + runs) as usize, "running");
         for _ in 0..warm_up {
             program.run(&mut slot)?;
@@ -107,6 +109,7 @@ impl Bench {
         device.launches()?;
         let mut telemetry = self.telemetry.start(&model.plan.name)?;
         let mut nanos = Vec::with_capacity(runs as usize);
+        metering.begin();
         for _ in 0..runs {
             let start = Instant::now();
             program.run(&mut slot)?;
@@ -115,8 +118,10 @@ impl Bench {
             telemetry.record(took);
             bar.inc(1);
         }
+        metering.end();
         telemetry.finish();
         let modelled = Modelled::of(&device.launches()?).map(|m| m.mean(runs));
+        let energy = metering.finish(runs);
         bar.finish_and_clear();
         let mut by_step: Vec<Vec<u64>> = vec![Vec::new(); model.plan.steps.len()];
         let mut times = Vec::new();
@@ -138,7 +143,8 @@ impl Bench {
             load_us,
             latency_us: modelled.is_none().then_some(latency_us),
             steps: steps.collect(),
-            energy: Energy { status: "not_measured", reason: "this command reads no energy sensor" },
+            costs: self.costs.costs(&energy),
+            energy,
             modelled,
         };
         if self.json {
@@ -171,7 +177,10 @@ impl Bench {
         } else {
             println!("loaded in {:.3} ms (median of {STARTS})", report.load_us / 1e3);
         }
-        println!("energy: {} ({})", report.energy.status.replace('_', " "), report.energy.reason);
+        println!("{}", report.energy.line());
+        if let Some(costs) = &report.costs {
+            print!("{}", costs.lines());
+        }
         let total: f64 = report.steps.iter().map(|s| s.p50_us).sum();
         println!(
             "\n{:>10} {:>6} {:>6}  operation ({} one by one, {:.3} ms in all)",

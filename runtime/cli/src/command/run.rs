@@ -4,6 +4,7 @@ use super::print_json;
 use super::telemetry::TelemetryOptions;
 use crate::card::Score;
 use crate::device::DeviceOptions;
+use crate::energy::{Energy, EnergyOptions};
 use crate::feed;
 use crate::model::{CompileOptions, Model};
 use crate::modelled::Modelled;
@@ -48,6 +49,8 @@ pub struct Run {
     compile: CompileOptions,
     #[command(flatten)]
     telemetry: TelemetryOptions,
+    #[command(flatten)]
+    energy: EnergyOptions,
 }
 
 /// What `run --json` prints. Fields are only ever added within one `schema`.
@@ -80,13 +83,6 @@ struct Output {
     shape: Vec<usize>,
 }
 
-/// Energy of an inference; so far no meter is part of this command.
-#[derive(Serialize)]
-struct Energy {
-    status: &'static str,
-    reason: &'static str,
-}
-
 impl Run {
     pub(super) fn run(self) -> Result<bool> {
         let model = Model::open(&self.model, &self.compile)?;
@@ -101,8 +97,10 @@ impl Run {
         // The first run is not counted.
         device.launches()?;
         let repeat = self.repeat.unwrap_or(if device.is_virtual() { 1 } else { 20 });
+        let mut metering = self.energy.start(&device);
         let mut telemetry = self.telemetry.start(&model.plan.name)?;
         let mut nanos = Vec::with_capacity(repeat as usize);
+        metering.begin();
         for _ in 0..repeat {
             let start = Instant::now();
             program.run(&mut slot)?;
@@ -110,6 +108,7 @@ impl Run {
             nanos.push(took.as_nanos() as u64);
             telemetry.record(took);
         }
+        metering.end();
         telemetry.finish();
         let modelled = Modelled::of(&device.launches()?).map(|m| m.mean(repeat));
         let names = model.plan.outputs.iter().map(|&id| model.plan.tensor(id).name.clone());
@@ -135,7 +134,7 @@ impl Run {
                 })
                 .collect(),
             latency_us: modelled.is_none().then_some(latency_us),
-            energy: Energy { status: "not_measured", reason: "this command reads no energy sensor" },
+            energy: metering.finish(repeat),
             modelled,
             check,
         };
@@ -233,7 +232,7 @@ fn show(report: &Report, outputs: &[(String, Array)]) {
     if let Some(modelled) = &report.modelled {
         println!("{}", modelled.lines());
     }
-    println!("energy: {} ({})", report.energy.status.replace('_', " "), report.energy.reason);
+    println!("{}", report.energy.line());
     if let Some(c) = &report.check {
         println!(
             "against the CPU device: {} tensors, {} elements, {} differ{}",
