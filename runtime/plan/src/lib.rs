@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod arena;
+mod batch;
 mod file;
 pub mod math;
 mod op;
@@ -15,6 +16,7 @@ mod test_plan;
 pub mod validate;
 mod weights;
 
+pub use batch::{BatchError, batch};
 pub use file::{FORMAT, PlanError, rehash};
 pub use op::*;
 pub use tensor::*;
