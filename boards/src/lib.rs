@@ -11,6 +11,7 @@
 //! | [`helper`] | the line protocol by which an unprivileged program asks a root helper for those writes |
 //! | [`model`] | modelled time and energy of GPU work, from counts |
 //! | [`fixture`] | trees of every module and JetPack layout, made by us in the same grammar |
+//! | [`virtual_tree`] | such a tree that lives: clocks, rails and temperatures moved by the model |
 //!
 //! ```
 //! use pilotlight_boards::{Board, Tree, fixture};
@@ -36,6 +37,7 @@ pub mod nvpmodel;
 pub mod rails;
 pub mod thermal;
 mod tree;
+pub mod virtual_tree;
 
 pub use board::{Board, Identity, Release};
 pub use data::{
