@@ -9,6 +9,8 @@
 #![forbid(unsafe_code)]
 
 pub mod advice;
+#[cfg(feature = "std")]
+pub mod frontier;
 pub mod governor;
 #[cfg(feature = "std")]
 pub mod line;
@@ -17,3 +19,5 @@ pub mod live;
 pub mod meter;
 #[cfg(feature = "replay")]
 pub mod replay;
+#[cfg(feature = "std")]
+mod svg;

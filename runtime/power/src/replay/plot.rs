@@ -1,4 +1,4 @@
-//! Traces as CSV, and plots as SVG written by hand: two kinds of line need no plotting library.
+//! Traces as CSV, and plots of runs and of budgets.
 
 use std::fmt::Write as _;
 
@@ -6,6 +6,7 @@ use super::data::Workload;
 use super::plant::mhz;
 use super::report::BudgetRow;
 use super::score::Row;
+use crate::svg::{Panel, WIDTH, close, open};
 
 /// A run, cycle by cycle, as CSV.
 pub fn trace_csv(workload: &Workload, rows: &[Row]) -> String {
@@ -28,92 +29,7 @@ pub fn trace_csv(workload: &Workload, rows: &[Row]) -> String {
     text
 }
 
-const WIDTH: f64 = 880.0;
-const LEFT: f64 = 70.0;
-const RIGHT: f64 = 20.0;
 const SOURCE: &str = "Latency: replay of measurements by dankang21/jetson-latency-lab (Apache-2.0), Jetson Orin Nano Super. Power: MODELLED.";
-
-/// One panel of a plot: a range of values over a range of x.
-struct Panel {
-    top: f64,
-    height: f64,
-    low: f64,
-    high: f64,
-    x_low: f64,
-    x_high: f64,
-}
-
-impl Panel {
-    fn x(&self, x: f64) -> f64 {
-        LEFT + (WIDTH - LEFT - RIGHT) * (x - self.x_low) / (self.x_high - self.x_low).max(1e-9)
-    }
-
-    fn y(&self, y: f64) -> f64 {
-        self.top + self.height * (1.0 - (y - self.low) / (self.high - self.low).max(1e-9))
-    }
-
-    fn frame(&self, svg: &mut String, label: &str) {
-        let _ = writeln!(
-            svg,
-            r##"<rect x="{LEFT}" y="{:.1}" width="{:.1}" height="{:.1}" fill="none" stroke="#999"/><text x="{LEFT}" y="{:.1}" class="t">{label}</text>"##,
-            self.top,
-            WIDTH - LEFT - RIGHT,
-            self.height,
-            self.top - 6.0
-        );
-        for i in 0..=4 {
-            let value = self.low + (self.high - self.low) * f64::from(i) / 4.0;
-            let digits = if self.high - self.low < 10.0 { 1 } else { 0 };
-            let _ = writeln!(
-                svg,
-                r##"<text x="{:.1}" y="{:.1}" class="n">{value:.digits$}</text>"##,
-                LEFT - 6.0,
-                self.y(value) + 4.0
-            );
-        }
-    }
-
-    fn line(&self, svg: &mut String, colour: &str, points: impl Iterator<Item = (f64, f64)>) {
-        let mut path = String::new();
-        for (x, y) in points {
-            let _ = write!(path, "{:.1},{:.1} ", self.x(x), self.y(y.clamp(self.low, self.high)));
-        }
-        let _ = writeln!(
-            svg,
-            r##"<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.2"/>"##
-        );
-    }
-
-    fn legend(&self, svg: &mut String, names: &[(&str, &str)]) {
-        let mut x = WIDTH - RIGHT;
-        for (name, colour) in names.iter().rev() {
-            let _ = writeln!(
-                svg,
-                r##"<text x="{x:.1}" y="{:.1}" class="e" fill="{colour}">{name}</text>"##,
-                self.top - 6.0
-            );
-            x -= 7.2 * name.len() as f64 + 14.0;
-        }
-    }
-}
-
-fn open(height: f64, title: &str) -> String {
-    format!(
-        r##"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" font-family="sans-serif" font-size="12">
-<style>.t{{fill:#333}}.n{{fill:#666;text-anchor:end}}.e{{text-anchor:end}}.x{{fill:#666;text-anchor:middle}}</style>
-<rect width="100%" height="100%" fill="#fff"/><text x="{LEFT}" y="22" font-size="15">{title}</text>
-"##
-    )
-}
-
-fn close(mut svg: String, height: f64) -> String {
-    let _ = writeln!(
-        svg,
-        r##"<text x="{LEFT}" y="{:.1}" font-size="10.5" class="t">{SOURCE}</text></svg>"##,
-        height - 10.0
-    );
-    svg
-}
 
 /// One run over its cycles: latency and budget, clocks, and the rail.
 pub fn run_svg(workload: &Workload, title: &str, budget_us: f64, rows: &[Row]) -> String {
@@ -144,7 +60,7 @@ pub fn run_svg(workload: &Workload, title: &str, budget_us: f64, rows: &[Row]) -
         let x = last * f64::from(i) / 5.0;
         let _ = writeln!(svg, r##"<text x="{:.1}" y="526" class="x">{x:.0}</text>"##, rail.x(x));
     }
-    close(svg, height)
+    close(svg, height, SOURCE)
 }
 
 /// Energy per period over budgets: the governor, the oracle, top clocks and the power modes, of one world.
@@ -180,5 +96,5 @@ pub fn budgets_svg(title: &str, rows: &[BudgetRow]) -> String {
         100.0 * held.iter().map(|r| r.late).fold(0.0, f64::max),
         100.0 * held.iter().filter_map(|r| r.modes.last().map(|m| m.1)).fold(0.0, f64::max)
     );
-    close(svg, height)
+    close(svg, height, SOURCE)
 }
