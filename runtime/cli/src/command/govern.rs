@@ -2,10 +2,12 @@
 //! replayed measurements.
 
 mod live;
+mod virtual_board;
+mod watch;
 
 use anyhow::{Context, Result, bail};
 use pilotlight_boards::named;
-use pilotlight_power::governor::{Governor, Grid, Settings};
+use pilotlight_power::governor::{Governor, Grid, Settings, Urgency};
 use pilotlight_power::line::govern_lines;
 use pilotlight_power::replay::{
     Bench, PlantSettings, ReplayOptions, Task, budgets_svg, report, run_governor, run_svg, trace_csv,
@@ -16,8 +18,8 @@ use std::path::{Path, PathBuf};
 
 /// Hold a latency budget at the least energy by moving the board's clocks
 ///
-/// Three ways: on this board beside a COMMAND that reports its latencies; with --plant stdio on a plant of your
-/// own that speaks lines; with --replay on recorded measurements, scored against baselines and an oracle.
+/// Four ways: on this board beside a COMMAND that reports its latencies; with --plant stdio on a plant of your own
+/// that speaks lines; with --board virtual:NAME on a virtual board whose time and power are modelled; with --replay on recorded measurements, scored against baselines and an oracle.
 #[derive(Debug, clap::Args)]
 pub struct Govern {
     /// Longest latency that counts as in time: 8ms, 8000us
@@ -47,9 +49,9 @@ pub struct Govern {
     /// Seeds of each budget
     #[arg(long, default_value_t = 10, requires = "replay", value_parser = clap::value_parser!(u64).range(1..=1000))]
     seeds: u64,
-    /// Cycles of each run
-    #[arg(long, default_value_t = 5_000, requires = "replay", value_parser = clap::value_parser!(u64).range(300..=1_000_000))]
-    cycles: u64,
+    /// Cycles of each run: 5,000 of a replay, 600 on a virtual board unless said otherwise
+    #[arg(long, value_parser = clap::value_parser!(u64).range(300..=1_000_000))]
+    cycles: Option<u64>,
     /// Leave the disturbances out
     #[arg(long, requires = "replay")]
     no_disturbances: bool,
@@ -74,6 +76,20 @@ pub struct Govern {
     /// Only observe and advise, even with the right to set clocks
     #[arg(long)]
     observe: bool,
+    /// How urgent the work is; a COMMAND can change it with a line `urgency=normal|urgent|background`
+    #[arg(long, value_enum, default_value_t = UrgencyName::Normal)]
+    urgency: UrgencyName,
+    /// Highest GPU clock of background work, MHz
+    #[arg(long, value_name = "MHZ")]
+    background_cap: Option<u64>,
+    #[command(flatten)]
+    alerts: watch::AlertOptions,
+    /// Govern MODEL on this virtual board: virtual:orin-nano-super and others
+    #[arg(long, value_name = "BOARD", requires = "model", conflicts_with_all = ["plant", "replay"])]
+    board: Option<String>,
+    /// Model that runs on the virtual board, once a period
+    #[arg(long, value_name = "MODEL", requires = "board")]
+    model: Option<PathBuf>,
     /// Program to run and govern; it writes a line `latency_us=N` to the FIFO named in PILOTLIGHT_CYCLES for each inference
     #[arg(last = true)]
     command: Vec<String>,
@@ -83,6 +99,17 @@ pub struct Govern {
 enum PlantKind {
     /// One line a cycle on standard input, one answer on standard output
     Stdio,
+}
+
+/// How urgent the work is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum UrgencyName {
+    /// Hold the budget at the least energy
+    Normal,
+    /// Never above --background-cap, whatever it does to latency
+    Background,
+    /// The fastest clocks at once
+    Urgent,
 }
 
 /// Clocks of a board file; other keys may be there.
@@ -118,14 +145,30 @@ impl Govern {
             eprintln!("{} cycles, {} late, {} requests", summary.cycles, summary.late, summary.requests);
             return Ok(true);
         }
+        if let (Some(board), Some(model)) = (&self.board, &self.model) {
+            return virtual_board::run(&self, settings, board, model);
+        }
         if self.command.is_empty() {
-            bail!("nothing to govern: give -- COMMAND, --plant stdio, or --replay DIR");
+            bail!("nothing to govern: give -- COMMAND, --plant stdio, --board virtual:NAME --model MODEL, or --replay DIR");
         }
         live::run(&self, settings)
     }
 
     fn the_budget(&self) -> Option<Micros> {
         self.budget.or(self.budget_us.map(Micros))
+    }
+
+    fn cap(&self) -> Option<Hertz> {
+        self.background_cap.map(Hertz::from_mhz)
+    }
+
+    fn the_urgency(&self) -> Result<Urgency> {
+        Ok(match (self.urgency, self.cap()) {
+            (UrgencyName::Normal, _) => Urgency::Normal,
+            (UrgencyName::Urgent, _) => Urgency::Urgent,
+            (UrgencyName::Background, Some(cap)) => Urgency::Background { cap },
+            (UrgencyName::Background, None) => bail!("--urgency background needs --background-cap MHZ"),
+        })
     }
 
     fn replay(&self, folder: &Path) -> Result<bool> {
@@ -142,7 +185,7 @@ impl Govern {
         options.period_us = self.period_us as f64;
         options.percentile = self.percentile / 100.0;
         options.seeds = self.seeds;
-        options.cycles = self.cycles;
+        options.cycles = self.cycles.unwrap_or(5_000);
         options.disturbances = !self.no_disturbances;
         let report = match self.json {
             true => report(&options, &mut std::io::sink())?,
@@ -177,7 +220,7 @@ impl Govern {
             budget_us: budget.as_f64(),
             percentile: self.percentile / 100.0,
             period_us: self.period_us as f64,
-            cycles: self.cycles,
+            cycles: self.cycles.unwrap_or(5_000),
             seed: 0,
             disturbance: None,
         };
@@ -195,7 +238,7 @@ impl Govern {
         let named = outcome.named.map_or(String::new(), |c| format!(", called infeasible at cycle {c}"));
         println!(
             "{} cycles: {} late in the first 200, {} after; {:.1} mJ a period after (MODELLED, world {}){named}",
-            self.cycles, outcome.late_learning, outcome.late, outcome.energy_mj, world.name
+            task.cycles, outcome.late_learning, outcome.late, outcome.energy_mj, world.name
         );
         Ok(true)
     }
