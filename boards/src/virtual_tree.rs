@@ -23,7 +23,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use pilotlight_units::{Hertz, Micros, Milliwatts};
 
-use crate::data::{BoardData, named};
+use crate::data::{BoardData, ModeData, named};
 use crate::emc::{CAPS, LOCK};
 use crate::fixture::{self, JetPack};
 use crate::gpu::Gpu;
@@ -53,6 +53,19 @@ const SHARES: [(&str, f64); 7] = [
     ("VDD_CPU_CV", 0.2),
     ("VIN_SYS_5V0", 0.3),
     ("VDDQ_VDD2_1V8AO", 0.05),
+];
+
+/// The names of virtual boards, the module that each is, and its power mode.
+pub const VIRTUAL: [(&str, &str, u32); 9] = [
+    ("orin-nano-super", "orin-nano-8gb-super", 2),
+    ("orin-nano-8gb", "orin-nano-8gb", 0),
+    ("orin-nano-4gb", "orin-nano-4gb", 0),
+    ("orin-nx-16", "orin-nx-16gb", 0),
+    ("orin-nx-8", "orin-nx-8gb", 0),
+    ("orin-nx-10w", "orin-nx-16gb", 1),
+    ("agx-orin-64", "agx-orin-64gb", 0),
+    ("agx-orin-32", "agx-orin-32gb", 0),
+    ("agx-orin-15w", "agx-orin-64gb", 1),
 ];
 
 /// A clock in force, and one on its way.
@@ -126,11 +139,11 @@ impl Podgov {
 }
 
 impl VirtualTree {
-    /// Makes the tree of a board below a folder, in its default mode.
+    /// Makes the tree of a board below a folder, in a power mode (its default where `mode` is `None`).
     ///
     /// # Errors
-    /// [`io::Error`] when the board is unknown or a file cannot be written.
-    pub fn create(root: &Path, board: &str, jetpack: JetPack) -> io::Result<Self> {
+    /// [`io::Error`] when the board or the mode is unknown or a file cannot be written.
+    pub fn create(root: &Path, board: &str, jetpack: JetPack, mode: Option<u32>) -> io::Result<Self> {
         let data = named(board).ok_or_else(|| io::Error::other(format!("unknown board '{board}'")))?;
         fixture::create(root, board, jetpack)?;
         let tree = Tree::at(root);
@@ -161,15 +174,21 @@ impl VirtualTree {
             data,
             devfreq,
         };
-        let mode = this.data.modes.iter().find(|m| m.default).cloned();
-        if let Some(mode) = mode {
-            if let Some(cap) = mode.gpu_mhz {
-                this.put(&format!("{}/max_freq", this.devfreq.devfreq), (cap * 1e6) as u64)?;
-            }
-            if let (Some(cap), Some(file)) = (mode.emc_mhz, CAPS.iter().find(|p| this.tree.has(p))) {
-                this.put(file, (cap * 1e6) as u64)?;
-            }
+        let wanted = |m: &&ModeData| mode.map_or(m.default, |id| m.id == id);
+        let found = this.data.modes.iter().find(wanted).cloned();
+        let mode = found.ok_or_else(|| io::Error::other(format!("{board} has no power mode {mode:?}")))?;
+        if let Some(cap) = mode.gpu_mhz {
+            this.put(&format!("{}/max_freq", this.devfreq.devfreq), (cap * 1e6) as u64)?;
         }
+        if let (Some(cap), Some(file)) = (mode.emc_mhz, CAPS.iter().find(|p| this.tree.has(p))) {
+            this.put(file, (cap * 1e6) as u64)?;
+        }
+        if let Some(device) = &this.devfreq.device {
+            this.put(&format!("{device}/tpc_pg_mask"), u64::from(mode.tpc_pg_mask))?;
+        }
+        this.tree
+            .write("/var/lib/nvpmodel/status", &format!("pmode:{:04}\n", mode.id))
+            .map_err(io::Error::other)?;
         this.shown_mw = this.machine_now().idle_watts() * 1e3;
         this.kelvin = this.shown_mw / 1e3 * HEAT.0;
         this.look()?;

@@ -21,7 +21,7 @@ fn kernel() -> Work {
 
 fn tree(board: &str, jetpack: JetPack) -> (tempfile::TempDir, VirtualTree) {
     let folder = tempfile::tempdir().expect("a folder");
-    let tree = VirtualTree::create(folder.path(), board, jetpack).expect("a known board");
+    let tree = VirtualTree::create(folder.path(), board, jetpack, None).expect("a known board");
     (folder, tree)
 }
 
@@ -118,4 +118,19 @@ fn a_meter_on_the_rails_sees_the_energy_of_the_model() {
             "{name}: {seen:.3} W seen, {true_watts:.3} W modelled"
         );
     }
+}
+
+#[test]
+fn every_virtual_board_is_made_in_its_mode() {
+    for (name, module, mode) in pilotlight_boards::virtual_tree::VIRTUAL {
+        let folder = tempfile::tempdir().expect("a folder");
+        let board = VirtualTree::create(folder.path(), module, JetPack::Six, Some(mode)).expect("made");
+        let seen = Board::discover(board.tree());
+        assert_eq!(seen.mode, Some(mode), "{name}");
+        let mask = seen.gpu_state.and_then(|s| s.tpc_pg_mask);
+        let data = board.data().modes.iter().find(|m| m.id == mode).expect("known").tpc_pg_mask;
+        assert_eq!(mask, Some(u64::from(data)), "{name}");
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    assert!(VirtualTree::create(folder.path(), "orin-nano-8gb", JetPack::Six, Some(99)).is_err());
 }

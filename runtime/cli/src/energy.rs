@@ -81,6 +81,11 @@ enum Source {
 }
 
 impl EnergyOptions {
+    /// Root of the file tree.
+    pub fn root(&self) -> &std::path::Path {
+        &self.root
+    }
+
     /// Finds a sensor and measures the power without the model for half a second; at once where there is none.
     pub fn start(&self, device: &Opened) -> Metering {
         let tree = Tree::at(&self.root);
@@ -280,6 +285,12 @@ impl CostOptions {
     }
 }
 
+/// Three figures, however small.
+fn figure(value: f64) -> String {
+    let digits = (2.0 - value.abs().log10().floor()).clamp(0.0, 12.0) as usize;
+    format!("{value:.digits$}")
+}
+
 impl Costs {
     /// Lines for people.
     pub fn lines(&self) -> String {
@@ -294,8 +305,8 @@ impl Costs {
         }
         let line = |before: Option<f64>, after: Option<f64>, what: &str| {
             let after = after?;
-            let before = before.map_or(String::new(), |b| format!("{b:.4} before, "));
-            Some(format!("a million inferences: {before}{after:.4} {what}\n"))
+            let before = before.map_or(String::new(), |b| format!("{} before, ", figure(b)));
+            Some(format!("a million inferences: {before}{} {what}\n", figure(after)))
         };
         let price = line(self.price_per_million_before, self.price_per_million, "in the tariff's currency");
         let grams = line(self.co2_g_per_million_before, self.co2_g_per_million, "g of CO2");

@@ -12,3 +12,4 @@ pub mod modelled;
 pub mod npy;
 pub mod picture;
 pub mod stats;
+pub mod virtual_orin;

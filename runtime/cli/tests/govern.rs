@@ -197,3 +197,199 @@ fn the_board_is_as_found_after_the_end_a_signal_and_a_kill() {
     done(pilotlight().args(["restore", "--root"]).arg(&board.0).arg("--state").arg(&place));
     assert_eq!(content(&board.0), before);
 }
+
+#[test]
+fn the_loop_closes_on_a_virtual_board() {
+    let model = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../models/digits");
+    let govern = |board: &str, budget: &str| {
+        let output = pilotlight()
+            .args(["govern", "--json", "--budget-us", budget, "--cycles", "400", "--board", board, "--model"])
+            .arg(&model)
+            .args(["--alert-temperature", "20"])
+            .output()
+            .expect("starts");
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        let report: serde_json::Value = serde_json::from_str(&text(&output.stdout)).expect("JSON");
+        (report, text(&output.stderr))
+    };
+    let (report, events) = govern("virtual:orin-nano-super", "200");
+    // Every inference ran on the emulator, and every output is the CPU device's.
+    assert_eq!((report["elements"].as_u64(), report["different"].as_u64()), (Some(400 * 40), Some(0)));
+    assert_eq!(report["late"], 0);
+    assert_eq!(report["restored"], true);
+    assert!(report["gpu_hz"].as_u64() < Some(1_020_000_000), "{report}");
+    let (held, top) =
+        (report["energy_mj"].as_f64().expect("one"), report["top_clocks_mj"].as_f64().expect("one"));
+    assert!(held < 0.9 * top, "{held} mJ a period, top clocks {top}");
+    // The meter reads the virtual rails and agrees with what the model spent.
+    let meter = &report["metered"];
+    let ratio = meter["metered_mj"].as_f64().expect("one") / meter["modelled_mj"].as_f64().expect("one");
+    assert!((ratio - 1.0).abs() < 0.01, "{meter}");
+    assert_eq!(meter["windows"], meter["covered"], "{meter}");
+    assert!(events.contains(r#""event":"alert""#) && events.contains("temperature_c"), "{events}");
+    assert!(events.contains(r#""event":"summary""#) && events.contains("room left"), "{events}");
+    // Nothing is fast enough: named, and the fastest clocks held.
+    let (report, events) = govern("virtual:orin-nx-16", "20");
+    assert_eq!(report["state"], "infeasible", "{events}");
+    let unknown = pilotlight()
+        .args(["govern", "--budget", "1ms", "--board", "virtual:orin", "--model"])
+        .arg(&model)
+        .output()
+        .expect("starts");
+    assert!(!unknown.status.success() && text(&unknown.stderr).contains("virtual:orin-nano-super"));
+}
+
+#[test]
+fn tune_prints_and_plots_its_frontier_on_a_virtual_board() {
+    let folder = Folder::new("tune");
+    let plot = folder.0.join("t.svg");
+    let model = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../models/digits");
+    let tune = |more: &[&str]| {
+        let output = pilotlight().arg("tune").arg(&model).args(more).arg("--plot").arg(&plot).output();
+        output.expect("starts")
+    };
+    let output = tune(&["--board", "virtual:orin-nano-super"]);
+    let shown = text(&output.stdout);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert!(
+        shown.contains("knee: batch ") && shown.contains("one notch below") && shown.contains("MODELLED"),
+        "{shown}"
+    );
+    let svg = fs::read_to_string(&plot).expect("a plot");
+    assert!(svg.starts_with("<svg") && svg.contains("pick: batch") && svg.contains("MODELLED"));
+    let json = text(&tune(&["--board", "virtual:orin-nano-super", "--json"]).stdout);
+    let report: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+    // 4 batches at 8 GPU clocks and 4 memory clocks.
+    let candidates = report["candidates"].as_array().expect("a list");
+    assert_eq!(candidates.len(), 128);
+    let of = |i: &serde_json::Value| &candidates[i.as_u64().expect("an index") as usize];
+    let (knee, pick) = (of(&report["frontier"]["knee"]), of(&report["frontier"]["pick"]));
+    assert!(pick["per_second"].as_f64() <= knee["per_second"].as_f64());
+    assert!(pick["energy_mj"].as_f64() <= knee["energy_mj"].as_f64());
+    // Slower clocks never make the same counts faster.
+    for pair in
+        candidates.windows(2).filter(|p| p[0]["batch"] == p[1]["batch"] && p[0]["gpu_mhz"] == p[1]["gpu_mhz"])
+    {
+        assert!(pair[1]["latency_us"].as_f64() <= pair[0]["latency_us"].as_f64(), "{pair:?}");
+    }
+    let tight = tune(&["--board", "virtual:orin-nano-super", "--budget-us", "1"]);
+    assert!(!tight.status.success() && text(&tight.stderr).contains("no candidate holds"));
+    // This machine: batches alone, measured.
+    let here = tune(&["-n", "3", "--batch", "1,4", "--json"]);
+    let report: serde_json::Value = serde_json::from_str(&text(&here.stdout)).expect("JSON");
+    assert_eq!(report["candidates"].as_array().map(Vec::len), Some(2));
+    // A board of fixtures: every clock that may be set, and put back.
+    let board = Folder::board("tune-board");
+    let before = content(&board.0);
+    let state = folder.0.join("state");
+    let root = board.0.to_str().expect("text");
+    let swept = tune(&[
+        "-n",
+        "1",
+        "--batch",
+        "1",
+        "--json",
+        "--root",
+        root,
+        "--state",
+        state.to_str().expect("text"),
+    ]);
+    assert!(swept.status.success(), "{}", text(&swept.stderr));
+    let report: serde_json::Value = serde_json::from_str(&text(&swept.stdout)).expect("JSON");
+    assert_eq!(report["candidates"].as_array().map(Vec::len), Some(32));
+    assert_eq!(content(&board.0), before);
+}
+
+#[test]
+fn a_second_owner_and_pinned_clocks_are_refused() {
+    let board = Folder::board("owner");
+    let state = Folder::new("owner-state");
+    let before = content(&board.0);
+    let mut first = governed(&board, &state.0.join("a"), LOOP).spawn().expect("starts");
+    wait_until("a change of clocks", || content(&board.0) != before);
+    // Another state folder does not help: the board itself is locked.
+    let mut second = governed(&board, &state.0.join("b"), "true");
+    let refused = second.stderr(Stdio::piped()).output().expect("starts");
+    assert!(!refused.status.success());
+    assert!(text(&refused.stderr).contains("another process owns the clocks"), "{}", text(&refused.stderr));
+    done(Command::new("kill").args(["-TERM", &first.id().to_string()]));
+    first.wait().expect("ends");
+    assert_eq!(content(&board.0), before);
+    // As jetson_clocks leaves it.
+    let devfreq = board.0.join("sys/devices/platform/bus@0/17000000.gpu/devfreq/17000000.gpu");
+    fs::write(devfreq.join("min_freq"), "1020000000\n").expect("written");
+    let pinned = content(&board.0);
+    let mut third = governed(&board, &state.0.join("c"), "true");
+    let refused = third.stderr(Stdio::piped()).output().expect("starts");
+    assert!(!refused.status.success());
+    assert!(text(&refused.stderr).contains("jetson_clocks --restore"), "{}", text(&refused.stderr));
+    assert_eq!(content(&board.0), pinned);
+}
+
+#[test]
+fn alerts_urgency_and_faults_of_a_governed_program_are_told() {
+    let board = Folder::board("alerts");
+    let state = Folder::new("alerts-state");
+    let before = content(&board.0);
+    // Late from the start, on a rail that stands still, for more than a window.
+    let script = "for i in $(seq 600); do echo latency_us=4000 1<>$PILOTLIGHT_CYCLES; \
+                  [ $i = 500 ] && echo urgency=urgent 1<>$PILOTLIGHT_CYCLES; \
+                  [ $i = 550 ] && echo urgency=background 1<>$PILOTLIGHT_CYCLES; sleep 0.005; done; sleep 0.2";
+    let output = pilotlight()
+        .args(["govern", "--json", "--budget", "5ms", "--period-us", "5000", "--root"])
+        .arg(&board.0)
+        .arg("--state")
+        .arg(state.0.join("s"))
+        .args(["--alert-energy-mj", "1", "--alert-temperature", "40", "--alert-late", "0.01"])
+        .args(["--background-cap", "408", "--", "sh", "-c", script])
+        .output()
+        .expect("starts");
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let events: Vec<serde_json::Value> =
+        text(&output.stderr).lines().filter_map(|l| serde_json::from_str(l).ok()).collect();
+    let of = |kind: &str| events.iter().filter(|e| e["event"] == kind).collect::<Vec<_>>();
+    let alerts: Vec<_> = of("alert").iter().map(|e| e["alert"].clone()).collect();
+    assert!(alerts.contains(&"energy_mj".into()) && alerts.contains(&"temperature_c".into()), "{alerts:?}");
+    let summary = of("summary")[0];
+    assert_eq!(summary["cycles"], 600);
+    assert!(summary["energy_per_inference_uj"].as_u64() > Some(1_000), "{summary}");
+    assert!(summary["busy"].as_f64() > Some(0.5), "{summary}");
+    assert_eq!(content(&board.0), before);
+    let mut refused = pilotlight();
+    refused.args(["govern", "--budget", "5ms", "--urgency", "background", "--root"]).arg(&board.0);
+    let refused =
+        refused.arg("--state").arg(state.0.join("s")).args(["--", "true"]).output().expect("starts");
+    assert!(!refused.status.success() && text(&refused.stderr).contains("--background-cap"));
+}
+
+#[test]
+fn energy_of_bench_is_that_of_the_rails_and_has_a_price() {
+    let board = Folder::board("bench");
+    let model = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../models/digits");
+    let bench = |root: &Path, more: &[&str]| {
+        let output = done(
+            pilotlight().args(["bench", "--json", "-n", "40000", "--root"]).arg(root).args(more).arg(&model),
+        );
+        serde_json::from_str::<serde_json::Value>(&text(&output.stdout)).expect("JSON")
+    };
+    let report = bench(&board.0, &["--tariff", "0.36", "--grid", "360", "--before-mj", "2"]);
+    let energy = &report["energy"];
+    assert_eq!((&energy["status"], &energy["rails"][0]), (&"measured".into(), &"VDD_IN".into()), "{energy}");
+    // A rail that stands still at 5.54 W: energy is power times the time of the runs, shared evenly.
+    let expected = 5_540.0 * 1e3 * energy["seconds"].as_f64().expect("one") / 40_000.0;
+    let gross = energy["gross_uj"].as_f64().expect("one");
+    assert!((gross / expected - 1.0).abs() < 0.10, "{energy}");
+    assert!(energy["net_uj"].as_f64() < Some(0.01 * gross), "nothing above idle on a still rail: {energy}");
+    let costs = &report["costs"];
+    // 1 uJ an inference is 1 J a million, and 3.6 MJ a kilowatt-hour.
+    let price = costs["energy_after_uj"].as_f64().expect("one") / 3.6e6 * 0.36;
+    assert!((costs["price_per_million"].as_f64().expect("one") / price - 1.0).abs() < 1e-6, "{costs}");
+    assert!((costs["co2_g_per_million_before"].as_f64().expect("one") - 0.2).abs() < 1e-6, "{costs}");
+    let nowhere = Folder::new("bench-nowhere");
+    let report = bench(&nowhere.0, &["--tariff", "0.36"]);
+    assert_eq!(
+        (&report["energy"]["status"], &report["costs"]),
+        (&"not_measured".into(), &serde_json::Value::Null)
+    );
+    assert!(report["energy"]["reason"].as_str().is_some_and(|r| r.contains("no power sensor")));
+}

@@ -149,7 +149,9 @@ impl Govern {
             return virtual_board::run(&self, settings, board, model);
         }
         if self.command.is_empty() {
-            bail!("nothing to govern: give -- COMMAND, --plant stdio, --board virtual:NAME --model MODEL, or --replay DIR");
+            bail!(
+                "nothing to govern: give -- COMMAND, --plant stdio, --board virtual:NAME --model MODEL, or --replay DIR"
+            );
         }
         live::run(&self, settings)
     }

@@ -18,6 +18,7 @@ mod simulate_fleet;
 mod telemetry;
 #[cfg(feature = "collector")]
 mod top;
+mod tune;
 mod verify;
 mod vitals;
 #[cfg(feature = "collector")]
@@ -60,6 +61,7 @@ enum Command {
     Boards(boards::Boards),
     Power(power::Power),
     Govern(Box<govern::Govern>),
+    Tune(tune::Tune),
     Restore(restore::Restore),
     Helper(restore::Helper),
     Energyrunner(energyrunner::EnergyRunner),
@@ -90,6 +92,7 @@ impl Arguments {
             Command::Boards(c) => c.run().map(|()| true),
             Command::Power(c) => c.run().map(|()| true),
             Command::Govern(c) => c.run(),
+            Command::Tune(c) => c.run().map(|()| true),
             Command::Restore(c) => c.run().map(|()| true),
             Command::Helper(c) => c.run().map(|()| true),
             Command::Energyrunner(c) => c.run().map(|()| true),

@@ -1,9 +1,9 @@
 //! Governing this board beside a command that reports its latencies through a FIFO.
 
 use super::Govern;
+use super::watch::Watch;
 use anyhow::{Context, Result, bail};
 use pilotlight_boards::Tree;
-use super::watch::Watch;
 use pilotlight_boards::control::{Clocks, ControlError, Session};
 use pilotlight_power::governor::{Governor, Grid, MAX_GPU, Settings, Urgency};
 use pilotlight_power::live::{Live, Sensors, Time};
@@ -128,7 +128,9 @@ enum Line {
 
 impl Line {
     fn parse(line: &str, cap: Option<pilotlight_units::Hertz>) -> Result<Self, String> {
-        let words = || format!("'{:.60}' is no line `latency_us=N` or `urgency=normal|urgent|background`", line.trim());
+        let words = || {
+            format!("'{:.60}' is no line `latency_us=N` or `urgency=normal|urgent|background`", line.trim())
+        };
         match line.trim().split_once('=').ok_or_else(words)? {
             ("latency_us", n) => n.parse().map(|n| Self::Latency(Micros(n))).map_err(|_| words()),
             ("urgency", "normal") => Ok(Self::Urgency(Urgency::Normal)),

@@ -1,10 +1,10 @@
 //! What a live governor says while it runs: changes of state, faults, alerts; and a summary at the end.
 
+use pilotlight_boards::control::Clocks;
 use pilotlight_power::advice::{Advice, Alerts, Limits, Watched, for_utilisation};
 use pilotlight_power::governor::{Faults, Point, RailHealth, State};
 use pilotlight_power::line::state_name;
 use pilotlight_power::live::{Live, LiveDecision};
-use pilotlight_boards::control::Clocks;
 use pilotlight_units::{Microjoules, MilliCelsius};
 use serde::Serialize;
 use std::io::Write;
@@ -89,14 +89,23 @@ impl Watch {
         self.late += u64::from(seen.decision.late);
         let cycle = self.cycles;
         if let Some(error) = &seen.refused {
-            self.tell(&Event::Refused { cycle, reason: error.to_string() }, || format!("cycle {cycle}: {error}"));
+            self.tell(&Event::Refused { cycle, reason: error.to_string() }, || {
+                format!("cycle {cycle}: {error}")
+            });
         }
         let state = seen.decision.state;
         if self.state.replace(state) != Some(state) {
             let (name, verb) = (state_name(state), if controls { "asked for" } else { "would ask for" });
-            let event =
-                Event::State { cycle, state: name, gpu_hz: asked.gpu.0, emc_hz: asked.emc.0, asked: controls };
-            self.tell(&event, || format!("cycle {cycle}: {name}, {verb} GPU {} EMC {}", asked.gpu, asked.emc));
+            let event = Event::State {
+                cycle,
+                state: name,
+                gpu_hz: asked.gpu.0,
+                emc_hz: asked.emc.0,
+                asked: controls,
+            };
+            self.tell(&event, || {
+                format!("cycle {cycle}: {name}, {verb} GPU {} EMC {}", asked.gpu, asked.emc)
+            });
         }
         for fault in new_faults(self.faults, seen.decision.faults) {
             self.tell(&Event::Fault { cycle, fault }, || format!("cycle {cycle}: {fault}"));
@@ -113,8 +122,20 @@ impl Watch {
         let mj = |e: Option<Microjoules>| e.map_or(0.0, |e| e.as_f64() / 1e3);
         let celsius = |t: Option<MilliCelsius>| t.map_or(0.0, |t| f64::from(t.0) / 1e3);
         let all = [
-            (now.energy, self.alerts.energy, "energy_mj", mj(seen.energy_per_inference), mj(limits.energy_per_inference)),
-            (now.late, self.alerts.late, "late_percent", 100.0 * seen.late, 100.0 * limits.late.unwrap_or(0.0)),
+            (
+                now.energy,
+                self.alerts.energy,
+                "energy_mj",
+                mj(seen.energy_per_inference),
+                mj(limits.energy_per_inference),
+            ),
+            (
+                now.late,
+                self.alerts.late,
+                "late_percent",
+                100.0 * seen.late,
+                100.0 * limits.late.unwrap_or(0.0),
+            ),
             (
                 now.temperature,
                 self.alerts.temperature,
@@ -170,9 +191,9 @@ impl Watch {
         let line = if self.json {
             serde_json::to_string(summary).unwrap_or_default()
         } else {
-            let energy = summary
-                .energy_per_inference_uj
-                .map_or("energy not measured".into(), |uj| format!("{:.2} mJ an inference (gross)", uj as f64 / 1e3));
+            let energy = summary.energy_per_inference_uj.map_or("energy not measured".into(), |uj| {
+                format!("{:.2} mJ an inference (gross)", uj as f64 / 1e3)
+            });
             let role = if summary.controlled { "board restored" } else { "only observed" };
             format!(
                 "{} cycles, {} late, {energy}, {role}; device busy {:.0} % of the period ({:.0} % at top clocks): {}",
@@ -191,15 +212,24 @@ impl Watch {
 fn new_faults(before: Faults, now: Faults) -> impl Iterator<Item = &'static str> {
     let rail = match now.rail {
         RailHealth::Good => "",
-        RailHealth::Absent => "no module rail: power is not corrected, the prior is all there is",
+        RailHealth::Absent => "",
         RailHealth::Stuck => "the module rail stands still: not believed until it moves",
         RailHealth::Lost => "the module rail stopped answering",
     };
     [
-        (now.gpu_limited && !before.gpu_limited, "the GPU clock does not follow: a cap, a refused write, or another owner"),
-        (now.emc_limited && !before.emc_limited, "the memory clock does not follow: a cap, a refused write, or another owner"),
+        (
+            now.gpu_limited && !before.gpu_limited,
+            "the GPU clock does not follow: a cap, a refused write, or another owner",
+        ),
+        (
+            now.emc_limited && !before.emc_limited,
+            "the memory clock does not follow: a cap, a refused write, or another owner",
+        ),
         (now.rail != before.rail && !rail.is_empty(), rail),
-        (now.wild_readings > before.wild_readings, "a reading of the module rail was too far off to be believed"),
+        (
+            now.wild_readings > before.wild_readings,
+            "a reading of the module rail was too far off to be believed",
+        ),
     ]
     .into_iter()
     .filter_map(|(there, words)| there.then_some(words))
