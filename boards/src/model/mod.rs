@@ -38,7 +38,7 @@ pub fn label() -> &'static str {
 }
 
 /// What a launch, or one block's piece of a persistent kernel, does. Counts only.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
 pub struct Work {
     /// Multiply-accumulates that mma instructions issue, useful or not.
     pub mma_macs: u64,

@@ -92,7 +92,9 @@ impl EnergyOptions {
         let board = Board::discover(&tree);
         let time = Time::monotonic();
         let source = match device.is_virtual() {
-            true => Source::None("a virtual board has no sensor; what its model gives is called modelled".into()),
+            true => {
+                Source::None("a virtual board has no sensor; what its model gives is called modelled".into())
+            }
             false => source(tree, &board, &time),
         };
         let now = time.now();

@@ -1,6 +1,7 @@
 //! What a virtual board executed, and the time and energy that its model gives for it.
 
 use anyhow::{Context, Result};
+use pilotlight_boards::model::Work;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -11,7 +12,7 @@ pub struct Launch {
     pub kernel: String,
     /// What the model gives.
     pub modelled: Estimate,
-    /// What the model was given.
+    /// What the model was given; counted, not modelled.
     pub work: Work,
     /// Warp instructions by class.
     pub issued: BTreeMap<String, u64>,
@@ -32,17 +33,6 @@ pub struct Estimate {
     pub bound: String,
     /// Whether the model agrees with measurements; if not, its figures can only be compared with each other.
     pub validated: bool,
-}
-
-/// What the model was given; counted, not modelled.
-#[derive(Clone, Debug, Deserialize)]
-pub struct Work {
-    /// Multiply-accumulates of the mma instructions that were issued.
-    pub mma_macs: u64,
-    /// Bytes that L2 read from DRAM.
-    pub dram_read: u64,
-    /// Bytes that L2 wrote to DRAM.
-    pub dram_written: u64,
 }
 
 /// Counts of a launch.

@@ -198,6 +198,7 @@ fn the_board_is_as_found_after_the_end_a_signal_and_a_kill() {
     assert_eq!(content(&board.0), before);
 }
 
+#[cfg(feature = "virtual")]
 #[test]
 fn the_loop_closes_on_a_virtual_board() {
     let model = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../models/digits");
@@ -239,6 +240,7 @@ fn the_loop_closes_on_a_virtual_board() {
     assert!(!unknown.status.success() && text(&unknown.stderr).contains("virtual:orin-nano-super"));
 }
 
+#[cfg(feature = "virtual")]
 #[test]
 fn tune_prints_and_plots_its_frontier_on_a_virtual_board() {
     let folder = Folder::new("tune");

@@ -5,6 +5,7 @@ mod live;
 mod virtual_board;
 mod watch;
 
+use crate::device::Board;
 use anyhow::{Context, Result, bail};
 use pilotlight_boards::named;
 use pilotlight_power::governor::{Governor, Grid, Settings, Urgency};
@@ -86,7 +87,7 @@ pub struct Govern {
     alerts: watch::AlertOptions,
     /// Govern MODEL on this virtual board: virtual:orin-nano-super and others
     #[arg(long, value_name = "BOARD", requires = "model", conflicts_with_all = ["plant", "replay"])]
-    board: Option<String>,
+    board: Option<Board>,
     /// Model that runs on the virtual board, once a period
     #[arg(long, value_name = "MODEL", requires = "board")]
     model: Option<PathBuf>,
@@ -146,7 +147,10 @@ impl Govern {
             return Ok(true);
         }
         if let (Some(board), Some(model)) = (&self.board, &self.model) {
-            return virtual_board::run(&self, settings, board, model);
+            let Board::Virtual(name) = board else {
+                bail!("--board is for virtual boards; for this one give -- COMMAND");
+            };
+            return virtual_board::run(&self, settings, name, model);
         }
         if self.command.is_empty() {
             bail!(

@@ -1,7 +1,7 @@
 //! `pilotlight tune`: batches and clocks of a model, their frontier, and which to pick.
 
 use super::print_json;
-use crate::device::DeviceOptions;
+use crate::device::{Board as BoardName, DeviceOptions, Opened};
 use crate::energy::{Energy, EnergyOptions};
 use crate::feed;
 use crate::model::{CompileOptions, Model};
@@ -35,9 +35,6 @@ pub struct Tune {
     /// Batches to try
     #[arg(long, value_delimiter = ',', default_values_t = [1, 2, 4, 8], value_parser = clap::value_parser!(u32).range(1..=64))]
     batch: Vec<u32>,
-    /// Virtual board to model, as virtual:orin-nano-super; this machine where left out
-    #[arg(long, value_name = "BOARD")]
-    board: Option<String>,
     /// Leave out what takes longer than this, microseconds a batch
     #[arg(long, value_name = "US")]
     budget_us: Option<f64>,
@@ -84,9 +81,9 @@ impl Tune {
         let model = Model::open(&self.model, &self.compile)?;
         let plans = self.batch.iter().map(|n| batched(&model.plan, *n).map(|plan| (*n, plan)));
         let plans = plans.collect::<Result<Vec<_>>>()?;
-        let (device, figures, candidates) = match &self.board {
-            Some(board) => self.modelled(board, &plans)?,
-            None => self.measured(&plans)?,
+        let (device, figures, candidates) = match &self.device.board {
+            BoardName::Virtual(board) => self.modelled(board, &plans)?,
+            BoardName::Auto => self.measured(&plans)?,
         };
         let Some(found) = frontier(&candidates, self.budget_us) else {
             bail!(
@@ -159,7 +156,7 @@ impl Tune {
         let note = if VALIDATED { "" } else { NOT_VALIDATED };
         let figures =
             format!("MODELLED time and energy of {} ({note}); counts from the emulator.", data.title);
-        Ok((format!("{name} ({}, {} SMs)", mode.name, mode.sms), figures, candidates))
+        Ok((format!("virtual:{name} ({}, {} SMs)", mode.name, mode.sms), figures, candidates))
     }
 
     /// Each batch timed on this machine, at every clock that may be set.
@@ -201,7 +198,7 @@ impl Tune {
             let gpu_mhz = point.map_or_else(now, |(gpu, _)| mhz(Some(gpu)));
             let emc_mhz = point.map_or(mhz(board.emc.now), |(_, emc)| mhz(emc.or(board.emc.now)));
             for (batch, program, slot) in &mut programs {
-                let (latency, energy) = self.time(program.as_mut(), slot)?;
+                let (latency, energy) = self.time(&device, program.as_mut(), slot)?;
                 if let Energy::NotMeasured { reason } = &energy {
                     missing = Some(reason.clone());
                 }
@@ -229,8 +226,8 @@ impl Tune {
         Ok((device.describe(), figures, candidates))
     }
 
-    fn time(&self, program: &mut dyn Program, slot: &mut Slot) -> Result<(Latency, Energy)> {
-        let mut metering = self.energy.start();
+    fn time(&self, device: &Opened, program: &mut dyn Program, slot: &mut Slot) -> Result<(Latency, Energy)> {
+        let mut metering = self.energy.start(device);
         for _ in 0..3 {
             program.run(slot)?;
         }

@@ -166,7 +166,7 @@ pub fn run(options: &Govern, settings: Settings, board: &str, model: &Path) -> R
     let restored = found == limits(&tree) && found_mode == tree.tree().read("/var/lib/nvpmodel/status").ok();
     let report = Report {
         schema: 1,
-        board: format!("{board} ({})", orin.describe()),
+        board: format!("virtual:{board} ({})", orin.describe()),
         model: model.plan.name.clone(),
         figures: label(),
         cycles,
