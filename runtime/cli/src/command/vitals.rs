@@ -3,7 +3,7 @@
 use pilotlight_boards::emc::Emc;
 use pilotlight_boards::{Board, Tree, rails, thermal};
 use pilotlight_link::{Vitals, VitalsReading};
-use pilotlight_power::live::Sensors;
+use pilotlight_power::live::{Sensors, Time};
 use pilotlight_power::meter::{Meter, Sample, Sensor};
 use pilotlight_units::{Hertz, Microjoules, Micros, MilliCelsius, Milliwatts};
 use pilotlight_wire::{Band, Celsius, Energy, Operating, Source, Spread, Temperature};
@@ -43,7 +43,7 @@ impl BoardVitals {
     /// The sensors of the tree at `root`. Only those of `/` measure: what a made-up tree says is called modelled.
     pub fn start(root: &Path) -> std::io::Result<Self> {
         let tree = Tree::at(root);
-        let sensors = Sensors::new(&tree);
+        let sensors = Sensors::new(&tree, Time::monotonic());
         let board = sensors.board().clone();
         let measured = root == Path::new("/") && board.data.as_ref().is_some_and(|data| data.total.measured);
         let (gathered, stop) = (Arc::<Mutex<Gathered>>::default(), Arc::new(AtomicBool::new(false)));
