@@ -95,19 +95,17 @@ fn a_run_reports_to_the_collector() {
     for boot in 1..=2 {
         let target = format!("udp://{}", field.udp);
         let (key, state) = (field.path("7.key"), field.path("state"));
-        let plan = digits();
-        let output = pilotlight(&[
-            "bench",
-            plan.to_str().unwrap(),
-            "-n",
-            "50",
-            "--telemetry",
-            &target,
-            "--key",
-            &key,
-            "--telemetry-state",
-            &state,
-        ]);
+        let models = digits().with_file_name("..");
+        let model = |path: &str| models.join(path).to_str().unwrap().to_owned();
+        let (plan, net, photo) =
+            (model("digits/model.plan"), model("efficientnet-lite0/model.plan"), model("photos/coffee.jpg"));
+        // Both commands report; each is a boot of the device.
+        let words = match boot {
+            1 => ["bench", &plan, "-n", "50"].to_vec(),
+            _ => ["run", &net, "--image", &photo, "--repeat", "50"].to_vec(),
+        };
+        let telemetry = ["--telemetry", &target, "--key", &key, "--telemetry-state", &state];
+        let output = pilotlight(&[&words[..], &telemetry].concat());
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{said}");
         assert!(
