@@ -20,6 +20,7 @@ mod shell;
 mod sizes;
 mod soak;
 mod start;
+mod test_gpu;
 mod timing_model;
 mod wire_size;
 
@@ -71,6 +72,8 @@ enum Command {
     KernelMutants(mutants::Options),
     /// Weaken every synchronisation of the shipped PTX and plant faults in the host's side, one by one
     SyncMutants(mutants::Options),
+    /// Run the device suites on a real CUDA GPU, or say that there is none and count what is skipped
+    TestGpu(test_gpu::TestGpu),
     /// Run every fuzz target for a while
     Fuzz(fuzz::Fuzz),
     /// Run the long tests
@@ -97,6 +100,7 @@ fn main() -> ExitCode {
         Command::TimingModel(c) => c.run(),
         Command::KernelMutants(options) => mutants::kernel_mutants(&options),
         Command::SyncMutants(options) => mutants::sync::run(&options),
+        Command::TestGpu(c) => c.run(),
         Command::Fuzz(c) => c.run(),
         Command::Soak(c) => c.run(),
     };

@@ -104,6 +104,7 @@ impl DeviceName {
 pub struct Opened {
     device: Box<dyn Device>,
     board: Option<VirtualBoard>,
+    multiprocessors: Option<u32>,
 }
 
 impl Deref for Opened {
@@ -118,6 +119,11 @@ impl Opened {
     /// Whether times are modelled, not measured.
     pub fn is_virtual(&self) -> bool {
         self.board.is_some()
+    }
+
+    /// The GPU's streaming multiprocessors; `None` for other devices.
+    pub fn multiprocessors(&self) -> Option<u32> {
+        self.multiprocessors
     }
 
     /// What a virtual board executed since the last call; nothing for other devices.
@@ -138,7 +144,7 @@ fn open(name: DeviceName, board: &Board, threads: usize, isa: Option<Isa>) -> Re
             DeviceName::Reference => Box::new(Reference),
             _ => Box::new(Cpu::new(CpuOptions { threads, isa })?),
         };
-        return Ok(Opened { device, board: None });
+        return Ok(Opened { device, board: None, multiprocessors: None });
     };
     if threads != 1 || isa.is_some() {
         bail!("--threads and --isa are for the CPU device");
@@ -150,7 +156,9 @@ fn open(name: DeviceName, board: &Board, threads: usize, isa: Option<Isa>) -> Re
             }
             error => anyhow!("--board virtual:{board}: {error}"),
         })?;
-        return Ok(Opened { device: Box::new(board.open(mode)?), board: Some(board) });
+        let cuda = board.open(mode)?;
+        let multiprocessors = Some(cuda.multiprocessors());
+        return Ok(Opened { device: Box::new(cuda), board: Some(board), multiprocessors });
     }
     let cuda = Cuda::open(mode)?;
     if cuda.is_virtual() {
@@ -159,5 +167,6 @@ fn open(name: DeviceName, board: &Board, threads: usize, isa: Option<Isa>) -> Re
              GPU of this machine, start the program itself (cargo puts its own folders on the library path)"
         );
     }
-    Ok(Opened { device: Box::new(cuda), board: None })
+    let multiprocessors = Some(cuda.multiprocessors());
+    Ok(Opened { device: Box::new(cuda), board: None, multiprocessors })
 }

@@ -2,6 +2,7 @@
 
 #![allow(clippy::duplicate_mod, reason = "two suites of the CPU device share their support module")]
 
+mod matrix;
 mod virtual_orin;
 
 #[path = "../../device/tests/cpu_linear.rs"]
@@ -28,15 +29,22 @@ impl Device for Shared {
     }
 }
 
+/// `all`: every plan in every mode; else the modes take turns.
+const MODES: &str = "PILOTLIGHT_TEST_MODES";
+
 /// One device for each plan, the modes in turn: emulation costs time.
 fn devices() -> Vec<Box<dyn Device>> {
     static TURN: AtomicUsize = AtomicUsize::new(0);
     static OPEN: [OnceLock<Cuda>; 3] = [const { OnceLock::new() }; 3];
     // `cargo xtask sync-mutants` wants the persistent kernel alone.
-    let turn = match std::env::var_os("PILOTLIGHT_TEST_PERSISTENT") {
-        Some(_) => 2,
-        None => TURN.fetch_add(1, Ordering::Relaxed) % 3,
+    let turns = match std::env::var_os("PILOTLIGHT_TEST_PERSISTENT") {
+        Some(_) => vec![2],
+        None if std::env::var_os(MODES).is_some_and(|modes| modes == "all") => vec![0, 1, 2],
+        None => vec![TURN.fetch_add(1, Ordering::Relaxed) % 3],
     };
-    let mode = [Mode::Launch, Mode::Graph, Mode::Persistent][turn];
-    vec![Box::new(Shared(OPEN[turn].get_or_init(|| virtual_orin::open(mode))))]
+    let open = |turn: usize| {
+        let mode = [Mode::Launch, Mode::Graph, Mode::Persistent][turn];
+        Box::new(Shared(OPEN[turn].get_or_init(|| virtual_orin::open(mode)))) as Box<dyn Device>
+    };
+    turns.into_iter().map(open).collect()
 }

@@ -17,6 +17,9 @@ pub struct Explain {
     /// Stage of the compiler; all but `plan` need the ONNX file
     #[arg(long, value_enum, default_value_t = Stage::Plan)]
     stage: Stage,
+    /// Streaming multiprocessors of the GPU that `program` is for; an Orin Nano Super has 8, an AGX Orin 16
+    #[arg(long, default_value_t = 8, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    multiprocessors: u32,
     /// Print one line of JSON
     #[arg(long)]
     json: bool,
@@ -34,6 +37,33 @@ enum Stage {
     Fuse,
     /// Steps, tensors and arena of the plan
     Plan,
+    /// Kernel launches of the CUDA device
+    Program,
+}
+
+/// What `explain --stage program --json` prints.
+#[derive(Serialize)]
+struct ProgramReport<'a> {
+    schema: u32,
+    model: &'a str,
+    multiprocessors: u32,
+    constant_bytes: usize,
+    scratch_bytes: usize,
+    launches: Vec<LaunchLine<'a>>,
+}
+
+/// One kernel launch.
+#[derive(Serialize)]
+struct LaunchLine<'a> {
+    step: usize,
+    op: &'static str,
+    nodes: &'a [String],
+    kernel: &'a str,
+    grid: [u32; 3],
+    shared_bytes: u32,
+    /// Rounds in which the blocks go over the multiprocessors, one block on each.
+    waves: u64,
+    why: String,
 }
 
 /// What `explain --json` prints. Fields are only ever added within one `schema`.
@@ -50,6 +80,9 @@ struct Report<'a> {
 
 impl Explain {
     pub(super) fn run(self) -> Result<()> {
+        if self.stage == Stage::Program {
+            return self.program();
+        }
         if self.stage != Stage::Plan {
             let (file, _) = model::resolve(&self.model)?;
             let name = format!("{:?}", self.stage).to_lowercase();
@@ -94,8 +127,86 @@ impl Explain {
     }
 }
 
+impl Explain {
+    /// The launches that a plan becomes on a GPU.
+    fn program(&self) -> Result<()> {
+        let model = Model::open(&self.model, &self.compile)?;
+        let plan = &model.plan;
+        let lowered = pilotlight_cuda::lower(plan, self.multiprocessors)?;
+        let mut launches = Vec::new();
+        for (n, (step, list)) in plan.steps.iter().zip(&lowered.steps).enumerate() {
+            launches.extend(list.iter().map(|l| {
+                let blocks: u64 = l.grid.iter().map(|&d| u64::from(d)).product();
+                LaunchLine {
+                    step: n,
+                    op: step.op.name(),
+                    nodes: &step.nodes,
+                    kernel: &l.kernel,
+                    grid: l.grid,
+                    shared_bytes: l.shared,
+                    waves: blocks.div_ceil(u64::from(self.multiprocessors)),
+                    why: why(&l.kernel),
+                }
+            }));
+        }
+        let report = ProgramReport {
+            schema: 1,
+            model: &plan.name,
+            multiprocessors: self.multiprocessors,
+            constant_bytes: lowered.constants.len(),
+            scratch_bytes: lowered.scratch,
+            launches,
+        };
+        if self.json {
+            return print_json(&report);
+        }
+        println!(
+            "{}: {} launches on {} multiprocessors, {} of packed weights and tables, {} of scratch",
+            report.model,
+            report.launches.len(),
+            report.multiprocessors,
+            Bytes(report.constant_bytes as u64),
+            Bytes(report.scratch_bytes as u64)
+        );
+        println!(
+            "\n{:>4}  {:<18} {:<14} {:>7} {:>6}  operation, fused from: why this kernel",
+            "step", "kernel", "grid", "shared", "waves"
+        );
+        for l in &report.launches {
+            let [x, y, z] = l.grid;
+            println!(
+                "{:>4}  {:<18} {:<14} {:>7} {:>6}  {}, {}: {}",
+                l.step,
+                l.kernel,
+                format!("{x}x{y}x{z}"),
+                l.shared_bytes,
+                l.waves,
+                l.op,
+                l.nodes.join(" + "),
+                l.why
+            );
+        }
+        Ok(())
+    }
+}
+
+/// Why lowering takes a kernel.
+fn why(kernel: &str) -> String {
+    let first = kernel.split('_').next().unwrap_or_default();
+    match first {
+        "conv" => format!(
+            "mma tile of {} pixels x channels: of all tiles, its waves issue the least",
+            kernel.rsplit('_').next().unwrap_or_default()
+        ),
+        "depthwise" => "one input for each output channel: four taps in a dot product, no mma".into(),
+        "direct" => "channels in groups below 16, or not at 16-byte boundaries: plain loops".into(),
+        "window" => "weights have zero points: sums of the input under each window come first".into(),
+        _ => "the one kernel of this operation".into(),
+    }
+}
+
 /// Multiplications with accumulation that a step's result needs.
-fn multiplications(plan: &Plan, op: &Op) -> u64 {
+pub(super) fn multiplications(plan: &Plan, op: &Op) -> u64 {
     match op {
         Op::Conv(Conv { output, linear, window, .. }) => {
             let k = linear.group_inputs * window.kernel[0] * window.kernel[1];

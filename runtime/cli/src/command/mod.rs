@@ -11,6 +11,7 @@ mod energyrunner;
 mod explain;
 mod govern;
 mod power;
+mod profile;
 mod restore;
 mod run;
 #[cfg(feature = "collector")]
@@ -60,6 +61,7 @@ enum Command {
     Accuracy(accuracy::Accuracy),
     Boards(boards::Boards),
     Power(power::Power),
+    Profile(profile::Profile),
     Govern(Box<govern::Govern>),
     Tune(tune::Tune),
     Restore(restore::Restore),
@@ -91,6 +93,7 @@ impl Arguments {
             Command::Accuracy(c) => c.run(),
             Command::Boards(c) => c.run().map(|()| true),
             Command::Power(c) => c.run().map(|()| true),
+            Command::Profile(c) => c.run().map(|()| true),
             Command::Govern(c) => c.run(),
             Command::Tune(c) => c.run().map(|()| true),
             Command::Restore(c) => c.run().map(|()| true),

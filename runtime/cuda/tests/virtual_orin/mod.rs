@@ -1,4 +1,4 @@
-//! The virtual Orin as the process's CUDA driver.
+//! The virtual Orin as the process's CUDA driver; or a real GPU, where `cargo xtask test-gpu` asks for it.
 
 use pilotlight_cuda::{Cuda, Mode, VirtualBoard};
 use std::sync::OnceLock;
@@ -9,18 +9,21 @@ pub fn board() -> &'static VirtualBoard {
     BOARD.get_or_init(|| VirtualBoard::load(&[]).unwrap_or_else(|e| panic!("{e}")))
 }
 
-/// Opens the CUDA device on the virtual Orin.
+/// Opens the CUDA device.
 pub fn open(mode: Mode) -> Cuda {
-    let board = board();
+    let real = std::env::var_os("PILOTLIGHT_TEST_GPU").is_some();
+    if !real {
+        board();
+    }
     // Kernels to test instead of those that ship: `cargo xtask kernel-mutants` plants faults in them.
     let cuda = match std::env::var_os("PILOTLIGHT_TEST_PTX") {
         Some(path) => {
             let ptx = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
             Cuda::open_with(mode, &ptx)
         }
-        None => board.open(mode),
+        None => Cuda::open(mode),
     };
     let cuda = cuda.unwrap_or_else(|e| panic!("{e}"));
-    assert!(cuda.is_virtual(), "another driver was found");
+    assert_eq!(cuda.is_virtual(), !real, "another driver was found");
     cuda
 }
