@@ -356,6 +356,14 @@ fn held(tree: &Tree, path: &str, wrote: u64) -> Result<(), ControlError> {
     }
 }
 
+/// Takes the clocks of a board, or its power mode, for as long as the handle lives.
+///
+/// # Errors
+/// [`ControlError`] when there is no GPU clock or another process has them.
+pub(crate) fn own_clocks(tree: &Tree) -> Result<File, ControlError> {
+    lock(&tree.path(&Gpu::find(tree)?.devfreq))
+}
+
 /// Locks a folder of the board itself, so that there is one owner whatever state folder each uses. The lock ends
 /// with the process.
 fn lock(folder: &Path) -> Result<File, ControlError> {

@@ -6,7 +6,7 @@
 //! | [`Tree`] | a file tree with a settable root: a real `/`, a fixture, or the virtual board |
 //! | [`Board`] | what was found on a tree, and what was not |
 //! | [`gpu`], [`cpu`], [`emc`], [`rails`], [`thermal`] | one domain each |
-//! | [`nvpmodel`] | the power mode file in its real dialect |
+//! | [`nvpmodel`], [`modes`] | the power mode file in its real dialect; switching where the SM mask stays |
 //! | [`control`] | writes on an allow-list, a state file that undoes them, one owner at a time |
 //! | [`helper`] | the line protocol by which an unprivileged program asks a root helper for those writes |
 //! | [`model`] | modelled time and energy of GPU work, from counts |
@@ -33,6 +33,7 @@ pub mod fixture;
 pub mod gpu;
 pub mod helper;
 pub mod model;
+pub mod modes;
 pub mod nvpmodel;
 pub mod rails;
 pub mod thermal;

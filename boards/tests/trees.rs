@@ -272,3 +272,37 @@ fn the_client_understands_the_helper() {
     client.release().expect("releases");
     assert_eq!(String::from_utf8(asked).expect("text"), "hello 1\nset 408000000 -\nset 1 2\nread\nrelease\n");
 }
+
+#[test]
+fn a_mode_switches_live_only_where_the_mask_stays() {
+    use pilotlight_boards::modes::{ModeError, switch};
+    let (folder, tree) = tree("orin-nx-16gb-super", JetPack::Six);
+    let before = content(folder.path());
+    // From 40W: another mask, no such mode, someone else's clocks; nothing is written.
+    assert!(matches!(switch(&tree, 1), Err(ModeError::Reboot { id: 1, .. })));
+    assert!(switch(&tree, 9).is_err_and(|e| e.to_string().contains("3 (25W)")));
+    let state = tempfile::tempdir().expect("a folder");
+    let session = Session::open(&tree, &state.path().join("s")).expect("free");
+    assert!(matches!(switch(&tree, 3), Err(ModeError::Owned(ControlError::Owned { .. }))));
+    drop(session);
+    assert_eq!(content(folder.path()), before);
+    // 25W: the GPU capped at 408 MHz.
+    let missing = switch(&tree, 3).expect("the same mask");
+    assert!(missing.iter().all(|path| path.contains("/cpu")), "{missing:?}");
+    let board = Board::discover(&tree);
+    assert_eq!((board.mode, board.gpu_state.map(|s| s.max)), (Some(3), Some(Hertz::from_mhz(408))));
+    // MAXN_SUPER: the top of the table.
+    switch(&tree, 0).expect("the same mask");
+    let board = Board::discover(&tree);
+    assert_eq!((board.mode, board.gpu_state.map(|s| s.max)), (Some(0), Some(Hertz::from_mhz(1173))));
+    switch(&tree, 4).expect("back");
+    // A file that sets something else, and a status that says nothing.
+    let status = folder.path().join("var/lib/nvpmodel/status");
+    let conf = folder.path().join("etc/nvpmodel.conf");
+    let damaged =
+        fs::read_to_string(&conf).expect("text").replace("/sys/kernel/nvpmodel_clk_cap/emc", "/etc/passwd");
+    fs::write(&conf, damaged).expect("write");
+    assert!(matches!(switch(&tree, 3), Err(ModeError::Path { .. })));
+    fs::write(&status, "").expect("write");
+    assert!(matches!(switch(&tree, 3), Err(ModeError::Unknown { .. })));
+}

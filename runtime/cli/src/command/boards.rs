@@ -21,6 +21,9 @@ pub struct Boards {
     /// Make a tree of this board below --root instead (made-up readings, for trying things out)
     #[arg(long, value_name = "BOARD")]
     fixture: Option<String>,
+    /// Switch to this power mode, where its SM mask is that of the mode now (needs root)
+    #[arg(long, value_name = "ID", conflicts_with = "fixture")]
+    mode: Option<u32>,
     /// Layout of that tree: JetPack 5, 6 or 7
     #[arg(long, default_value_t = 6, value_parser = clap::value_parser!(u8).range(5..=7))]
     jetpack: u8,
@@ -59,6 +62,11 @@ impl Boards {
             fixture::create(&self.root, &name, layout)?;
             println!("made {name} with the layout of JetPack {} below {}", self.jetpack, self.root.display());
             return Ok(());
+        }
+        if let Some(mode) = self.mode {
+            for path in pilotlight_boards::modes::switch(&Tree::at(&self.root), mode)? {
+                eprintln!("left out, not there: {path}");
+            }
         }
         let board = Board::discover(&Tree::at(&self.root));
         if self.json {
