@@ -73,4 +73,21 @@ fn in_child_small_network() {
     let mut slot = second.slot().unwrap();
     run(&mut *second, &mut *cpu, &mut slot, 7);
     run(&mut *program, &mut *cpu, &mut slots[0], 8);
+    drop((second, slot, program, slots));
+    assert_eq!(lit_calls(), "", "the driver was asked what it may not answer while a kernel is lit");
+}
+
+/// Calls that came while the kernel was lit and may wait for it, with their counts.
+fn lit_calls() -> String {
+    type Calls = unsafe extern "C" fn(*mut std::ffi::c_char, usize) -> usize;
+    let path = std::env::current_exe().unwrap().with_file_name("libcuda.so");
+    // SAFETY: (1) the library is loaded already and the symbol is of this type; (2) the buffer has the bytes it names.
+    unsafe {
+        let library = libloading::Library::new(path).unwrap();
+        let calls = library.get::<Calls>(b"pilotlight_virtual_lit_calls").unwrap();
+        let mut text = vec![0u8; 4096];
+        let needed = calls(text.as_mut_ptr().cast(), text.len());
+        text.truncate(needed.saturating_sub(1));
+        String::from_utf8(text).unwrap()
+    }
 }

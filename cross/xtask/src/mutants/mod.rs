@@ -121,6 +121,10 @@ pub fn kernel_mutants(options: &Options) -> Result<()> {
     let mut suites: Vec<&str> = wanted.iter().map(|m| m.tests).collect();
     suites.sort_unstable();
     suites.dedup();
+    if suites.contains(&"") {
+        // All of them.
+        suites = vec![""];
+    }
     for tests in suites {
         bench.must_pass(kernels::ROUNDS, tests)?;
     }

@@ -120,7 +120,7 @@ const FAULTS: &[Mutant] = faults! {
     KERNEL "flags are compared without wrapping": "(int)(load_relaxed_gpu(flag) - r.epoch) >= 0" => "load_relaxed_gpu(flag) >= r.epoch + 0x80000000u";
     KERNEL "the end of an inference does not wait for all blocks": "while (load_relaxed_gpu(p.control + CONTROL_JOIN) != all)" => "while (false)";
     KERNEL "only the first of several flags is waited for": "const u32 lane = threadIdx.x & 31, mask = w.mask;" => "const u32 lane = threadIdx.x & 31, mask = w.mask & -w.mask;";
-    KERNEL "the host is told before the outputs are there": "word = reason = wait_for_all(p, number, until);" => "store_release_sys(mail + MAIL_DONE, number); word = reason = wait_for_all(p, number, until);";
+    KERNEL "the host is told before the outputs are there": "reason = wait_for_all(p, number, until);" => "reason = (store_release_sys(mail + MAIL_DONE, number), wait_for_all(p, number, until));";
     KERNEL "a request is read from the slot of the one before": "(served + 1) % REQUESTS * LINE" => "served % REQUESTS * LINE";
     KERNEL "a launch that parks does not look once more": "if (load_relaxed_sys(p.mailbox + MAIL_SUBMITTED) == served) return true;" => "return true;";
     MAILBOX "numbers are compared without wrapping": "self.done.load(Acquire).wrapping_sub(number) as i32 >= 0" => "self.done.load(Acquire) >= number";
