@@ -65,8 +65,11 @@ fn in_child_small_network() {
     let mut slots = [program.slot().unwrap(), program.slot().unwrap()];
     for seed in 0..6 {
         run(&mut *program, &mut *cpu, &mut slots[seed % 2], seed);
-        // Once while it leaves or has left.
-        std::thread::sleep(Duration::from_millis(if seed == 2 { 30 } else { 0 }));
+    }
+    // Requests that come while it is about to leave: sooner or later than it takes to see that it is idle.
+    for seed in 0..80 {
+        std::thread::sleep(Duration::from_micros(seed as u64 * 250));
+        run(&mut *program, &mut *cpu, &mut slots[seed % 2], seed);
     }
     // A second plan, loaded while the first is there.
     let mut second = cuda.load(&plan).unwrap();
