@@ -70,7 +70,8 @@ DEV u32 out_of_patience(const Pilot& p, u64 until, u32& polls) {
   // ORDER: relaxed; an order to abort stands alone.
   if (!reason && blockIdx.x == 0 && load_relaxed_sys(p.mailbox + MAIL_ORDER) == ORDER_ABORT) reason = LEAVE_ABORTED;
   if (!reason && (i64)(now_ns() - until) > 0) reason = LEAVE_DEADLINE;
-  if (polls > 4096) sleep_ns(200);
+  // Whoever waits so long waits for a fault's end: leave the memory to others.
+  if (polls > 256) sleep_ns(polls > 4096 ? 20000 : 1000);
   return reason;
 }
 
@@ -146,7 +147,7 @@ DEV u32 listen(const Pilot& p, u32 served) {
                    : t - beat_since > p.heartbeat_ns  ? LEAVE_HEARTBEAT
                                                       : 0;
       if (reason && park(p, served, reason)) return reason;
-      pause = pause < 1024 ? pause * 2 : pause;
+      pause = pause < 512 ? pause * 2 : pause;
     }
     sleep_ns(pause);
   }
@@ -166,7 +167,7 @@ DEV u32 follow(const Pilot& p, u32 served) {
     }
     if (u32 reason = told_to_leave(p)) return reason;
     sleep_ns(pause);
-    pause = pause < 256 ? pause * 2 : pause;
+    pause = pause < 512 ? pause * 2 : pause;
   }
 }
 
@@ -205,21 +206,23 @@ KERNEL persistent(const __grid_constant__ Pilot p) {
   __shared__ __align__(16) Instruction in;
   __shared__ __align__(16) Request request;
   __shared__ __align__(16) u64 params[MOST_BLOCK_BYTES / 8];
-  __shared__ u32 word;
+  // Why to leave: instead of a request, or in the middle of one. Each is read behind one barrier and written only
+  // behind the next.
+  __shared__ u32 verdict, halt;
   const u32 tid = threadIdx.x, lane = tid & 31, warp = tid >> 5, cta = blockIdx.x;
   const u64 mail = p.mailbox, control = p.control;
 
   // DONE cannot move on before this block has taken part, so all blocks of a launch find the same number.
   // ORDER: relaxed; written by a launch that ended before this one began, or not at all.
-  if (tid == 0) word = load_relaxed_sys(mail + MAIL_DONE);
+  if (tid == 0) verdict = load_relaxed_sys(mail + MAIL_DONE);
   __syncthreads();
-  u32 served = word;
+  u32 served = verdict;
 
   for (;;) {
     __syncthreads();
     if (warp == 0) {
       u32 reason = 0;
-      if (lane == 0) word = reason = cta == 0 ? listen(p, served) : follow(p, served);
+      if (lane == 0) verdict = reason = cta == 0 ? listen(p, served) : follow(p, served), halt = 0;
       // ORDER: passes lane 0's acquire on to the lanes that read the request.
       __syncwarp();
       reason = __shfl_sync(~0u, reason, 0);
@@ -249,7 +252,7 @@ KERNEL persistent(const __grid_constant__ Pilot p) {
     }
     // ORDER: the request, and what was acquired with it, is visible to the whole block.
     __syncthreads();
-    if (word) break;
+    if (verdict) break;
     const u32 number = served + 1, epoch = request.epoch;
     const u64 until = now_ns() + request.deadline_ns;
     const u32 end = ((const u32*)request.starts)[cta + 1];
@@ -257,14 +260,13 @@ KERNEL persistent(const __grid_constant__ Pilot p) {
     const u32 first = at;
     const u32* list = (const u32*)request.instructions;
     // The next instruction is under way while this one runs. Lists end behind all instructions' words.
-    u32 next = lane < 32 && warp == 0 && at < end ? list[at * 32 + lane] : 0;
+    u32 next = warp == 0 && at < end ? list[at * 32 + lane] : 0;
     u32 reason = 0;
     for (; at < end; at++) {
       if (warp == 0) {
         ((u32*)&in)[lane] = next;
         next = at + 1 < end ? list[(at + 1) * 32 + lane] : 0;
       }
-      if (tid == 0) word = 0;
       // ORDER: the instruction is visible to the whole block.
       __syncthreads();
       if (in.step < request.from) {
@@ -280,11 +282,11 @@ KERNEL persistent(const __grid_constant__ Pilot p) {
       if (request.trace && tid == 0) store_relaxed_sys64(request.trace + (u64)at * 24, now_ns());
       if (in.wait[warp].mask) {
         u32 why = wait_for(p, in.wait[warp], request, number, until);
-        if (why && lane == 0) word = why;
+        if (why && lane == 0) halt = why;
       }
-      // ORDER: passes every warp's acquires on to all threads; parameters are visible; all have read `word`'s zero.
+      // ORDER: passes every warp's acquires on to all threads; parameters are visible.
       __syncthreads();
-      reason = word;
+      reason = halt;
       if (reason) break;
       if (request.trace && tid == 0) store_relaxed_sys64(request.trace + (u64)at * 24 + 8, now_ns());
       switch (in.operation) {
@@ -331,14 +333,13 @@ KERNEL persistent(const __grid_constant__ Pilot p) {
     }
     served = number;
     if (tid == 0) {
-      word = reason;
       if (!reason) {
         // ORDER: thread 0 released its last flag after the barrier behind the last instruction; this releases the
         // same again for block 0, and that this block reads the request no more.
         add_release_gpu(control + CONTROL_JOIN);
         store_relaxed_sys(progress_line(p), 0);
         if (cta == 0) {
-          word = reason = wait_for_all(p, number, until);
+          halt = reason = wait_for_all(p, number, until);
           if (!reason) {
             if (request.whole) *(u32*)request.state = epoch;
             store_relaxed_sys64(mail + MAIL_TIMES + 8, now_ns());
@@ -349,14 +350,15 @@ KERNEL persistent(const __grid_constant__ Pilot p) {
         }
       }
     }
-    // ORDER: `word` is visible to the whole block.
+    // ORDER: `halt` is visible to the whole block.
     __syncthreads();
-    if (word) break;
+    if (halt) break;
   }
   if (tid == 0) {
-    tell_to_leave(p, word);
-    if (cta == 0 && word >= LEAVE_ABORTED) {
-      store_relaxed_sys(mail + MAIL_REASON, word);
+    const u32 reason = verdict ? verdict : halt;
+    tell_to_leave(p, reason);
+    if (cta == 0 && reason >= LEAVE_ABORTED) {
+      store_relaxed_sys(mail + MAIL_REASON, reason);
       // ORDER: releases the reason and this block's progress. Partner: the host's acquire of PARKED.
       store_release_sys(mail + MAIL_PARKED, p.generation);
     }

@@ -781,7 +781,7 @@ blocks! {
     struct Instruction {
         /// What must be done before.
         wait: [Wait; 8],
-        /// Weights to bring into the L2 cache before waiting.
+        /// Weights of what comes next, to bring into the L2 cache before waiting.
         weights: u64,
         /// Their size.
         weight_bytes: u32,

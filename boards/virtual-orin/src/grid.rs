@@ -408,7 +408,8 @@ fn run_warp(cx: &mut Cx<'_>, quantum: u64, used: &mut u64) -> Result<Turn, Trap>
             Flow::Sleep(ns) => {
                 warp.now.pc += 1;
                 warp.now.deferred = true;
-                if warp.others.is_empty() {
+                // Lanes that wait for the sleeping ones sleep with them.
+                if warp.others.iter().all(|g| g.waits) {
                     warp.wake = cx.machine.clock + u64::from(ns.max(1)) * 1000;
                 }
                 return Ok(Turn::Over);

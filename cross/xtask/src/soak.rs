@@ -34,6 +34,11 @@ impl Soak {
         mutants::kernel_mutants(&mutants::Options::default())?;
         mutants::sync::run(&mutants::Options::default())?;
         telemetry()?;
+        // The persistent kernel on every board with many schedules.
+        let mut seeds =
+            shell::command("cargo", &["test", "-p", "pilotlight-cuda", "--release", "--test", "persistent"]);
+        seeds.env("PILOTLIGHT_TEST_SEEDS", "50");
+        shell::run_command(seeds)?;
         Defaults::<exact::Exact>::parse_from(["exact", "-n", "128"]).args.run()?;
         let seconds = self.fuzz_seconds.to_string();
         Defaults::<fuzz::Fuzz>::parse_from(["fuzz", "--seconds", &seconds]).args.run()

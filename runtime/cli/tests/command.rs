@@ -147,6 +147,22 @@ fn bench_counts_what_it_says() {
 }
 
 #[test]
+fn a_trace_has_a_span_for_each_step_of_the_cpu() {
+    let file = std::env::temp_dir().join(format!("pilotlight-trace-{}.json", std::process::id()));
+    let path = file.to_str().unwrap();
+    let said = ok(&["trace", &models("digits/model.plan"), "-o", path, "--json"]);
+    let json: Value = serde_json::from_str(&said).unwrap();
+    let trace: Value = serde_json::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap();
+    std::fs::remove_file(&file).unwrap();
+    let events = trace["traceEvents"].as_array().unwrap();
+    assert_eq!(json["lanes"], 1);
+    assert_eq!(json["spans"].as_u64().unwrap() as usize, events.len());
+    assert!(events.len() > 3 && events.iter().all(|e| e["ph"] == "X" && e["cat"] == "work"), "{trace}");
+    // One after the other.
+    assert!(events.windows(2).all(|e| e[0]["ts"].as_f64() <= e[1]["ts"].as_f64()));
+}
+
+#[test]
 fn wrong_usage_ends_in_code_2() {
     let plan = models("digits/model.plan");
     for args in [

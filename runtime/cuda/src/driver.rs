@@ -329,7 +329,7 @@ impl Cuda {
     }
 
     /// The resident kernel, made at the first use; `None` where the driver refused it.
-    fn lamp(&self) -> Result<Option<Arc<Lamp>>, LoadError> {
+    pub(crate) fn lamp(&self) -> Result<Option<Arc<Lamp>>, LoadError> {
         if self.lamp.get().is_none() {
             let lamp = match Lamp::new(Arc::clone(&self.kernels), self.settings.clone()) {
                 Ok(lamp) => Ok(Arc::new(lamp)),

@@ -75,6 +75,40 @@ pub trait Program: Send {
         slot: &mut Slot,
         observe: &mut dyn FnMut(usize, &[u8]),
     ) -> Result<(), RunError>;
+
+    /// As [`Program::run`], and what each part of the device did when. Devices without parts give their steps, one
+    /// after the other, as [`Program::run_timed`] does.
+    ///
+    /// # Errors
+    /// As [`Program::run`].
+    fn run_traced(&mut self, slot: &mut Slot, spans: &mut Vec<Span>) -> Result<(), RunError> {
+        let mut nanos = Vec::new();
+        self.run_timed(slot, &mut nanos)?;
+        let mut at = 0;
+        spans.clear();
+        spans.extend(nanos.iter().enumerate().map(|(step, &took)| {
+            at += took;
+            Span { lane: 0, step, what: String::new(), begin: at - took, ready: at - took, end: at }
+        }));
+        Ok(())
+    }
+}
+
+/// A piece of work in a trace; times are nanoseconds from the first one's begin.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Span {
+    /// The part of the device that did it: a multiprocessor of a GPU.
+    pub lane: u32,
+    /// Step of the plan.
+    pub step: usize,
+    /// What of the step, for people; empty where it is all.
+    pub what: String,
+    /// When it was taken up.
+    pub begin: u64,
+    /// When what it needs was there.
+    pub ready: u64,
+    /// When it was done.
+    pub end: u64,
 }
 
 /// Why a plan could not be loaded.

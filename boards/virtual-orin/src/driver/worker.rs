@@ -12,7 +12,7 @@ use serde_json::json;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Warp instructions between two moments at which callers may take the lock: about a millisecond.
 const SLICE: u64 = 30_000;
@@ -54,7 +54,13 @@ fn run() {
         CHANGED.notify_all();
         match sleep {
             Some(time) => {
-                let (guard, _) = CHANGED.wait_timeout(guard, time).unwrap_or_else(PoisonError::into_inner);
+                let since = Instant::now();
+                let (mut guard, _) =
+                    CHANGED.wait_timeout(guard, time).unwrap_or_else(PoisonError::into_inner);
+                // Resident kernels wait for the host: their time passes as the host's does.
+                if let Some(state) = guard.as_mut().filter(|s| !s.running.is_empty()) {
+                    state.emulator.machine.clock += since.elapsed().as_nanos() as u64 * 1000;
+                }
                 drop(guard);
             }
             None => {

@@ -19,6 +19,7 @@ mod simulate_fleet;
 mod telemetry;
 #[cfg(feature = "collector")]
 mod top;
+mod trace;
 mod tune;
 mod verify;
 mod vitals;
@@ -59,6 +60,7 @@ enum Command {
     Verify(verify::Verify),
     Compare(compare::Compare),
     Accuracy(accuracy::Accuracy),
+    Trace(trace::Trace),
     Boards(boards::Boards),
     Power(power::Power),
     Profile(profile::Profile),
@@ -91,6 +93,7 @@ impl Arguments {
             Command::Verify(c) => c.run(),
             Command::Compare(c) => c.run(),
             Command::Accuracy(c) => c.run(),
+            Command::Trace(c) => c.run().map(|()| true),
             Command::Boards(c) => c.run().map(|()| true),
             Command::Power(c) => c.run().map(|()| true),
             Command::Profile(c) => c.run().map(|()| true),

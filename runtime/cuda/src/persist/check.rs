@@ -5,7 +5,7 @@
 //!
 //! 1. **Form.** Lists cover the instructions; operations, grids and parameter blocks are those of the plan's
 //!    launches; every block of every launch is done exactly once; steps never go back within a list.
-//! 2. **Memory.** Every access lies in the plan's memory, and what is written may be written.
+//! 2. **Memory.** Every access lies in the plan's memory, prefetches too, and what is written may be written.
 //! 3. **Progress.** Flags are set by one instruction each, every flag waited for is set by some instruction, and
 //!    there is one order of all instructions in which each list goes forward and each wait looks back. All CTAs
 //!    are resident, so the first instruction in that order that is not done can always go on.
@@ -203,6 +203,10 @@ impl Checker<'_> {
         };
         let mut all = Vec::with_capacity(launch_of.len());
         for (at, (i, launch)) in self.schedule.instructions.iter().zip(launch_of).enumerate() {
+            let ahead = i.weights..i.weights.saturating_add(i.weight_bytes.into());
+            if i.weight_bytes > 0 && !inside(&ahead, &map.readable) {
+                return Err(Flaw::Memory { at, from: ahead.start, to: ahead.end, how: "read" });
+            }
             let Some(launch) = *launch else {
                 all.push(Vec::new());
                 continue;

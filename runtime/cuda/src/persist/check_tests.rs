@@ -203,6 +203,14 @@ const FAULTS: &[Fault] = &[
         |p| p.map.writable.last_mut().expect("the arena").end -= 64,
         |f| matches!(f, Flaw::Memory { .. }),
     ),
+    (
+        "weights are prefetched from outside",
+        |p| {
+            let at = p.schedule.instructions.iter().position(|i| i.weight_bytes > 0).expect("weights");
+            p.schedule.instructions[at].weights += 1 << 30;
+        },
+        |f| matches!(f, Flaw::Memory { how: "read", .. }),
+    ),
     ("an output is smaller", |p| p.map.writable[0].end -= 1, |f| matches!(f, Flaw::Memory { .. })),
     ("an input is smaller", |p| p.map.readable[0].end -= 65, |f| matches!(f, Flaw::Memory { .. })),
     (

@@ -60,7 +60,7 @@ struct State {
 
 /// One resident kernel and its mailbox, for all plans of a device.
 pub(crate) struct Lamp {
-    beat: Option<Beat>,
+    beat: Mutex<Option<Beat>>,
     stream: Arc<CudaStream>,
     mailbox: Arc<Pinned>,
     control: Device,
@@ -73,6 +73,12 @@ pub(crate) struct Lamp {
     /// How often requests were lost.
     lost: AtomicU32,
     fork: Fork,
+}
+
+/// How long a thread has waited, from when it first asked, and when it looks after the kernel next.
+struct Watch {
+    since: Option<Instant>,
+    next: Duration,
 }
 
 fn broken(call: &'static str) -> impl Fn(DriverError) -> Broken {
@@ -110,8 +116,8 @@ impl Lamp {
             plans: Vec::new(),
             losses: Vec::new(),
         };
-        let mut lamp = Self {
-            beat: None,
+        let lamp = Self {
+            beat: Mutex::new(None),
             stream,
             mailbox,
             control,
@@ -124,7 +130,8 @@ impl Lamp {
             fork,
         };
         if lamp.settings.idle.is_none() {
-            lamp.beat = Some(Beat::start(&lamp.mailbox, lamp.settings.heartbeat / 8)?);
+            let beat = Beat::start(&lamp.mailbox, lamp.settings.heartbeat / 8)?;
+            *lamp.beat.lock().unwrap_or_else(PoisonError::into_inner) = Some(beat);
         }
         let failed = |b: Broken| LoadError::Device { call: b.call, problem: b.problem };
         let mut state = lamp.lock();
@@ -252,15 +259,7 @@ impl Lamp {
     /// Returns when request `number` is done or lost.
     fn wait(&self, number: u32, expected: Duration) -> Result<(), RunError> {
         let words = self.words();
-        let look = |since: &Instant, next: &mut Duration| {
-            let waited = since.elapsed();
-            if waited < *next {
-                return Ok(());
-            }
-            *next = waited + self.settings.look;
-            self.look(number, waited)
-        };
-        let (since, mut next) = (Instant::now(), self.settings.look);
+        let mut watch = Watch { since: None, next: self.settings.look };
         match self.settings.wait {
             Wait::Spin => {}
             Wait::Predictive => {
@@ -276,19 +275,33 @@ impl Lamp {
                 let nap = (expected / 8).clamp(Duration::from_micros(50), Duration::from_millis(2));
                 while !words.done(number) {
                     std::thread::sleep(nap);
-                    look(&since, &mut next)?;
+                    self.watch(number, &mut watch)?;
                 }
             }
         }
-        loop {
+        // Some tenths of a second before the clock is looked at: on some machines that is a system call.
+        for round in 0u64.. {
             for _ in 0..10_000 {
                 if words.done(number) {
                     return Ok(());
                 }
                 std::hint::spin_loop();
             }
-            look(&since, &mut next)?;
+            if round >= 1000 {
+                self.watch(number, &mut watch)?;
+            }
         }
+        Ok(())
+    }
+
+    /// Looks after the kernel where it is time.
+    fn watch(&self, number: u32, watch: &mut Watch) -> Result<(), RunError> {
+        let waited = watch.since.get_or_insert_with(Instant::now).elapsed();
+        if waited < watch.next {
+            return Ok(());
+        }
+        watch.next = waited + self.settings.look;
+        self.look(number, waited)
     }
 
     /// A waiting thread has waited long: does the kernel still run?
@@ -475,7 +488,7 @@ impl Drop for Lamp {
             let mut state = self.lock();
             let _ = self.extinguish(&mut state);
         }
-        self.beat = None;
+        *self.beat.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 }
 
@@ -562,3 +575,7 @@ impl Drop for Beat {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "lamp_tests.rs"]
+mod tests;

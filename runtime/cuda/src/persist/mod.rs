@@ -10,6 +10,8 @@ mod footprint;
 mod fork;
 mod lamp;
 mod mailbox;
+#[cfg(all(test, loom))]
+mod mailbox_model;
 mod resident;
 mod schedule;
 mod settings;

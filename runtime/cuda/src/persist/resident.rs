@@ -7,7 +7,7 @@ use crate::driver::Kernels;
 use crate::lower::{Bases, Launch, Lowered, lower};
 use crate::memory::{Device, Pinned, SLACK, refused};
 use cudarc::driver::result;
-use pilotlight_device::{LoadError, Program, RunError, Slot, SlotMemory, dense};
+use pilotlight_device::{LoadError, Program, RunError, Slot, SlotMemory, Span, dense};
 use pilotlight_kernels::abi;
 use pilotlight_plan::{Buffer, Plan, Space, TensorId};
 use std::sync::Arc;
@@ -23,7 +23,8 @@ struct Memory {
     lists: Device,
     /// Epoch and flags.
     state: Device,
-    trace: Option<Pinned>,
+    /// Three times for each instruction.
+    trace: Pinned,
 }
 
 /// What a program and its slots share; the last of them frees it.
@@ -36,7 +37,7 @@ pub(crate) struct Resident {
     /// Taken when it is freed.
     memory: Option<Memory>,
     plan_state: PlanState,
-    /// Nanoseconds that an inference took lately, as its caller saw it.
+    /// Nanoseconds that an inference took lately, by the kernel's clock.
     latency: AtomicU64,
 }
 
@@ -75,11 +76,7 @@ impl Persistent {
                 constants: Device::new(&kernels, "device constants", lowered.constants.len())?,
                 lists: Device::new(&kernels, "instruction lists", lists_bytes)?,
                 state: Device::new(&kernels, "plan state", words * 4)?,
-                trace: lamp
-                    .settings
-                    .trace
-                    .then(|| Pinned::new(&kernels, "trace", schedule.instructions.len() * 24))
-                    .transpose()?,
+                trace: Pinned::new(&kernels, "trace", schedule.instructions.len() * 24)?,
             };
             upload(&memory.constants, &lowered.constants)?;
             let bases = bases(&memory, &[], &[]);
@@ -158,6 +155,10 @@ fn upload(to: &Device, bytes: &[u8]) -> Result<(), LoadError> {
     }
     // SAFETY: (1) the allocation was made for these bytes; (2) no kernel runs.
     unsafe { result::memcpy_htod_sync(to.address, bytes) }.map_err(refused("copying to the device"))
+}
+
+fn word(bytes: &[u8]) -> u64 {
+    bytes.try_into().map_or(0, u64::from_le_bytes)
 }
 
 impl Resident {
@@ -240,7 +241,7 @@ impl Program for Persistent {
                 starts: memory.lists.address + schedule.instructions.len() as u64 * 128,
                 state: memory.state.address,
                 blocks: blocks.address,
-                trace: memory.trace.as_ref().map_or(0, |t| t.address),
+                trace: 0,
                 deadline_ns: u64::try_from(lamp.settings.deadline.as_nanos()).unwrap_or(u64::MAX >> 1),
                 from: 0,
                 until: u32::MAX,
@@ -259,11 +260,9 @@ impl Program for Persistent {
 
     fn run(&mut self, slot: &mut Slot) -> Result<(), RunError> {
         let request = self.bound(slot)?.request;
-        let since = Instant::now();
         let expected = Duration::from_nanos(self.0.latency.load(Ordering::Relaxed));
-        self.0.lamp.run(&request, expected)?;
-        let took = u64::try_from(since.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        // Grows slowly, so that one late wake-up does not make the next one late too.
+        let took = self.0.lamp.run(&request, expected)?;
+        // Grows slowly, so that one slow inference does not make the next wake-up late.
         let known = self.0.latency.load(Ordering::Relaxed);
         let next = if known == 0 || took < known { took } else { known + (took - known) / 16 };
         self.0.latency.store(next, Ordering::Relaxed);
@@ -275,6 +274,35 @@ impl Program for Persistent {
         nanos.clear();
         for step in 0..self.0.lowered.steps.len() {
             nanos.push(self.run_step(slot, step)?);
+        }
+        Ok(())
+    }
+
+    /// Each block's instructions, by the kernel's own clock. On a virtual board the times are modelled.
+    fn run_traced(&mut self, slot: &mut Slot, spans: &mut Vec<Span>) -> Result<(), RunError> {
+        let Resident { lamp, schedule, memory, lowered, .. } = &*self.0;
+        let Some(memory) = memory else { return Err(RunError::Foreign) };
+        let request = abi::Request { trace: memory.trace.address, ..self.bound(slot)?.request };
+        lamp.run(&request, Duration::ZERO)?;
+        let times: Vec<u64> = memory.trace.bytes().chunks_exact(8).map(word).collect();
+        let first = times.iter().copied().min().unwrap_or(0);
+        spans.clear();
+        for (lane, list) in schedule.starts.windows(2).enumerate() {
+            for at in list[0] as usize..list[1] as usize {
+                let i = &schedule.instructions[at];
+                let of: u32 = lowered.steps[i.step as usize]
+                    .iter()
+                    .find(|l| abi::OPERATIONS.get(i.operation as usize) == Some(&l.kernel.as_str()))
+                    .map_or(0, |l| l.grid.iter().product());
+                let what = match abi::OPERATIONS.get(i.operation as usize) {
+                    Some(kernel) => {
+                        format!("{kernel}, blocks {} to {} of {of}", i.first, i.first + i.count - 1)
+                    }
+                    None => "only waits".to_owned(),
+                };
+                let [begin, ready, end] = [0, 1, 2].map(|n| times[at * 3 + n] - first);
+                spans.push(Span { lane: lane as u32, step: i.step as usize, what, begin, ready, end });
+            }
         }
         Ok(())
     }

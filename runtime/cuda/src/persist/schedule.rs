@@ -10,6 +10,7 @@ use crate::Unsupported;
 use crate::lower::{Launch, Lowered, is_output};
 use pilotlight_kernels::abi::{self, Instruction, Wait};
 use std::ops::Range;
+use zerocopy::{FromBytes, IntoBytes};
 
 /// Lists of instructions. Weights are places until they are bound.
 #[derive(Debug, Clone)]
@@ -65,7 +66,8 @@ impl Schedule {
         let mut parts_of: Vec<Range<usize>> = Vec::with_capacity(launches.len());
         let mut all: Vec<Part> = Vec::new();
         let (mut flags, mut blocks, mut block_bytes) = (0u32, Vec::new(), 0usize);
-        for &(step, launch) in &launches {
+        for (n, &(step, launch)) in launches.iter().enumerate() {
+            let next_weights = launches.get(n + 1).and_then(|(_, next)| weights(next));
             let refuse = |problem: String| Unsupported {
                 step: format!("step {step} ({})", launch.kernel),
                 problem: format!("{problem}; use graph mode"),
@@ -99,6 +101,12 @@ impl Schedule {
                     to_host: touches.iter().any(|t| t.writes && is_output(t.bytes.start)).into(),
                     ..Instruction::default()
                 };
+                if let Some((address, size)) = next_weights {
+                    let share = size.div_ceil(ctas as u64).next_multiple_of(128);
+                    let from = (share * cta as u64).min(size);
+                    instruction.weights = address + from;
+                    instruction.weight_bytes = (size - from).min(share) as u32;
+                }
                 needed.sort_unstable();
                 let mut waits = grouped(&needed);
                 // More waits than an instruction holds go to instructions that only wait.
@@ -134,6 +142,17 @@ impl Schedule {
         }
         Ok(Self { ctas, instructions, starts, flags, block_bytes, blocks })
     }
+}
+
+/// Where a launch's weights lie, and their bytes: worth bringing into the L2 cache while the launch before it runs.
+fn weights(launch: &Launch) -> Option<(u64, u64)> {
+    if !launch.kernel.starts_with("conv_") {
+        return None;
+    }
+    let (conv, _) = abi::Conv::read_from_prefix(launch.block.as_bytes()).ok()?;
+    // 32 bytes for each 32 of k, each channel, each group.
+    let bytes = u64::from(conv.pieces.div_ceil(2)) * 32 * u64::from(conv.padded) * u64::from(conv.groups);
+    Some((conv.w, bytes))
 }
 
 /// Flags of the earlier parts that must be done first and are not known to be; `knows` learns of them.

@@ -38,8 +38,6 @@ pub struct Settings {
     pub patience: Duration,
     /// Where numbers of requests and epochs begin. They may wrap around; tests begin near that.
     pub first: u32,
-    /// Record when each instruction began, had waited, and ended.
-    pub trace: bool,
 }
 
 impl Default for Settings {
@@ -55,7 +53,6 @@ impl Default for Settings {
             look: Duration::from_millis(500),
             patience: Duration::from_secs(30),
             first: 0,
-            trace: false,
         }
     }
 }
