@@ -26,13 +26,13 @@ struct Target {
 }
 
 /// Test programs that run on any CUDA GPU, and the tests of each that do.
-const PROGRAMS: &[(&str, &[&str])] = &[("suites", &["linear::", "other::"]), ("models", &[])];
+const PROGRAMS: &[(&str, &[&str])] =
+    &[("suites", &["linear::", "other::"]), ("models", &[]), ("vectors", &[])];
 
 impl TestGpu {
     pub fn run(self) -> Result<()> {
-        let mut build =
-            vec!["test", "--release", "--no-run", "--message-format=json", "--package", "pilotlight-cuda"];
-        build.extend(["--example", "gpu"]);
+        let mut build = vec!["test", "--no-run", "--message-format=json", "--example", "gpu"];
+        build.extend(["--package", "pilotlight-cuda", "--package", "pilotlight-virtual-orin"]);
         PROGRAMS.iter().for_each(|(name, _)| build.extend(["--test", name]));
         let text = shell::output("cargo", &build)?;
         let built: Vec<Message> = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
