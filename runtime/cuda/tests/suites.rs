@@ -29,17 +29,19 @@ impl Device for Shared {
     }
 }
 
-/// `all`: every plan in every mode; else the modes take turns.
+/// `all`: every plan in every mode; `launched`: launch and graph mode take turns; else all three do.
 const MODES: &str = "PILOTLIGHT_TEST_MODES";
 
 /// One device for each plan, the modes in turn: emulation costs time.
 fn devices() -> Vec<Box<dyn Device>> {
     static TURN: AtomicUsize = AtomicUsize::new(0);
     static OPEN: [OnceLock<Cuda>; 3] = [const { OnceLock::new() }; 3];
+    let modes = std::env::var(MODES).unwrap_or_default();
     // `cargo xtask sync-mutants` wants the persistent kernel alone.
     let turns = match std::env::var_os("PILOTLIGHT_TEST_PERSISTENT") {
         Some(_) => vec![2],
-        None if std::env::var_os(MODES).is_some_and(|modes| modes == "all") => vec![0, 1, 2],
+        None if modes == "all" => vec![0, 1, 2],
+        None if modes == "launched" => vec![TURN.fetch_add(1, Ordering::Relaxed) % 2],
         None => vec![TURN.fetch_add(1, Ordering::Relaxed) % 3],
     };
     let open = |turn: usize| {

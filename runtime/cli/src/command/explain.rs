@@ -63,7 +63,7 @@ struct LaunchLine<'a> {
     shared_bytes: u32,
     /// Rounds in which the blocks go over the multiprocessors, one block on each.
     waves: u64,
-    why: String,
+    why: &'static str,
 }
 
 /// What `explain --json` prints. Fields are only ever added within one `schema`.
@@ -191,17 +191,17 @@ impl Explain {
 }
 
 /// Why lowering takes a kernel.
-fn why(kernel: &str) -> String {
-    let first = kernel.split('_').next().unwrap_or_default();
-    match first {
-        "conv" => format!(
-            "mma tile of {} pixels x channels: of all tiles, its waves issue the least",
-            kernel.rsplit('_').next().unwrap_or_default()
-        ),
-        "depthwise" => "one input for each output channel: four taps in a dot product, no mma".into(),
-        "direct" => "channels in groups below 16, or not at 16-byte boundaries: plain loops".into(),
-        "window" => "weights have zero points: sums of the input under each window come first".into(),
-        _ => "the one kernel of this operation".into(),
+fn why(kernel: &str) -> &'static str {
+    match kernel {
+        "depthwise" => "one input for each output channel: four taps in a dot product, no mma",
+        "direct" => "channels in groups below 16, or not at 16-byte boundaries: plain loops",
+        "window_sums" => "the weights have zero points: sums of the input under each window come first",
+        "finish" => "k was split over blocks: adds their sums, then the epilogue",
+        k if k.starts_with("conv_") && k.ends_with("_gather") => {
+            "few input channels: taps are gathered into k"
+        }
+        k if k.starts_with("conv_") => "mma; of all tiles and splits of k the least by the cost model",
+        _ => "the one kernel of this operation",
     }
 }
 

@@ -52,7 +52,7 @@ fn a_part_of_the_suites_under_the_race_detector() {
     if !shipped_kernels() {
         return;
     }
-    run("orin-nano-4gb", "2", "1", "turns", QUICK);
+    run("orin-nano-4gb", "2", "1", "launched", QUICK);
 }
 
 #[test]
