@@ -66,6 +66,11 @@ impl Tile {
         if self.warps[2] == 4 { 8 } else { 4 }
     }
 
+    /// Channels and pixels of one warp's share.
+    pub fn warp_tile(self) -> [u32; 2] {
+        [self.channels / self.warps[0], self.pixels / self.warps[1]]
+    }
+
     /// Bytes of dynamic shared memory: three stages, or the results (of 128 pixels at a time), whichever is more.
     pub fn shared(self) -> u32 {
         let stages = 3 * 16 * self.pieces() * (self.pixels + self.channels);

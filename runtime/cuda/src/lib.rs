@@ -24,6 +24,6 @@ mod program;
 mod virtual_board;
 
 pub use driver::{Cuda, FUNCTIONS, Mode, OpenError};
-pub use lower::{Launch, Lowered, Unsupported, lower};
+pub use lower::{Launch, Lowered, Unsupported, issued_macs, lower};
 pub use persist::{LEAST_IDLE, Pause, Settings, Wait};
 pub use virtual_board::{VirtualBoard, VirtualError};

@@ -14,6 +14,7 @@ mod power;
 mod profile;
 mod restore;
 mod run;
+mod sass;
 #[cfg(feature = "collector")]
 mod simulate_fleet;
 mod telemetry;
@@ -67,6 +68,7 @@ enum Command {
     Govern(Box<govern::Govern>),
     Tune(tune::Tune),
     Restore(restore::Restore),
+    Sass(sass::Sass),
     Helper(restore::Helper),
     Energyrunner(energyrunner::EnergyRunner),
     #[cfg(feature = "collector")]
@@ -100,6 +102,7 @@ impl Arguments {
             Command::Govern(c) => c.run(),
             Command::Tune(c) => c.run().map(|()| true),
             Command::Restore(c) => c.run().map(|()| true),
+            Command::Sass(c) => c.run().map(|()| true),
             Command::Helper(c) => c.run().map(|()| true),
             Command::Energyrunner(c) => c.run().map(|()| true),
             #[cfg(feature = "collector")]

@@ -9,7 +9,7 @@ mod tile;
 use pilotlight_kernels::abi;
 use pilotlight_plan::{BinaryKind, BinaryRule, Blob, DType, Op, Plan, Space, Tensor, TensorId};
 use std::collections::HashMap;
-use zerocopy::{Immutable, IntoBytes};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// One kernel launch.
 ///
@@ -139,6 +139,18 @@ pub fn lower(plan: &Plan, multiprocessors: u32) -> Result<Lowered, Unsupported> 
         steps.push(std::mem::take(&mut lowering.out));
     }
     Ok(Lowered { steps, constants: lowering.constants, scratch: lowering.scratch })
+}
+
+/// Multiply-accumulates that a launch issues to the matrix units; `None` where its kernel uses none.
+///
+/// Fragments that are skipped are not issued: channels count up to a multiple of 16, pixels of 8, k of 16.
+pub fn issued_macs(launch: &Launch) -> Option<u64> {
+    if !launch.kernel.starts_with("conv_") {
+        return None;
+    }
+    let (p, _) = abi::Conv::read_from_prefix(launch.block.as_bytes()).ok()?;
+    let pixels = u64::from(p.pixels.next_multiple_of(8));
+    Some(u64::from(p.groups) * u64::from(p.padded) * pixels * u64::from(p.pieces) * 16)
 }
 
 struct Lowering<'a> {
