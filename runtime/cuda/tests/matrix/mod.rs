@@ -1,5 +1,7 @@
 //! The device suites on other boards and schedules than the default: a process for each, since a process has one
 //! virtual board.
+#![allow(clippy::unwrap_used, reason = "a test's helper fails the test")]
+
 use std::process::Command;
 
 /// Runs the tests of the suites that `filter` names in a process with this board.
