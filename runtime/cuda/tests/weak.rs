@@ -31,6 +31,11 @@ fn a_small_network_is_exact_with_weak_memory() {
     (1..=3).for_each(|seed| child("WEAK", seed));
 }
 
+#[test]
+fn a_small_network_has_no_race() {
+    child("RACE", 1);
+}
+
 fn fill(slot: &mut Slot, seed: usize) {
     for (n, bytes) in slot.input_mut(0).chunks_exact_mut(4).enumerate() {
         bytes.copy_from_slice(&(((n + 1) * (seed + 3) * 2_654_435_761 % 255) as f32 / 15.0).to_le_bytes());

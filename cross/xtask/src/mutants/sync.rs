@@ -66,7 +66,21 @@ const ARGUED: &[(&str, &str, &str)] = &[
     ("persistent st.relaxed.sys.global.u32 1/11", "plain", WITH_PARKED),
     ("persistent st.relaxed.sys.global.u32 11/11", "device scope", WITH_PARKED),
     ("persistent st.relaxed.sys.global.u32 11/11", "plain", WITH_PARKED),
+    ("persistent st.relaxed.sys.global.u32 4/11", "device scope", AT_THE_END),
+    ("persistent st.relaxed.sys.global.u32 4/11", "plain", AT_THE_END),
+    ("persistent st.relaxed.sys.global.u32 5/11", "device scope", AT_THE_END),
+    ("persistent st.relaxed.sys.global.u32 5/11", "plain", AT_THE_END),
+    ("persistent st.relaxed.sys.global.u32 6/11", "device scope", AT_THE_END),
+    ("persistent st.relaxed.sys.global.u32 6/11", "plain", AT_THE_END),
+    ("persistent st.relaxed.sys.global.u32 8/11", "device scope", AT_THE_END),
+    ("persistent st.relaxed.sys.global.u32 8/11", "plain", AT_THE_END),
+    ("persistent st.relaxed.sys.global.u32 9/11", "device scope", AT_THE_END),
+    ("persistent st.relaxed.sys.global.u32 9/11", "plain", AT_THE_END),
+    ("persistent st.relaxed.sys.global.u32 10/11", "device scope", AT_THE_END),
+    ("persistent st.relaxed.sys.global.u32 10/11", "plain", AT_THE_END),
 ];
+const AT_THE_END: &str =
+    "where a block gave up is read for a message after the kernel has left, and its end orders it";
 const BEFORE: &str =
     "DONE was written by a launch that ended before this one began; the launch itself orders it";
 const PEOPLE: &str = "progress and trace are for people to read; nothing is decided by them";
