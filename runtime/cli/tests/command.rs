@@ -62,6 +62,19 @@ fn a_photo_is_named_with_latency_and_energy() {
 }
 
 #[test]
+fn a_reader_that_leaves_ends_the_command_without_a_word() {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_pilotlight"))
+        .args(["explain", &models("efficientnet-lite0/model.plan")])
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!((output.status.code(), String::from_utf8_lossy(&output.stderr).as_ref()), (Some(1), ""));
+}
+
+#[test]
 fn arrays_go_in_and_come_out() {
     let dir = folder("arrays");
     let (plan, input) = (models("digits/model.plan"), dir.join("x.npy"));
