@@ -5,6 +5,10 @@ use pilotlight_boards::model::Work;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
+/// What is shown of the time of a virtual board's inference when no launch has ended: a resident kernel's goes on.
+pub const NO_TIME: &str = "time: neither measured nor modelled (the resident kernel goes on, and how long the \
+    emulator takes says nothing of a board)";
+
 /// One finished launch of a virtual board's report.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Launch {

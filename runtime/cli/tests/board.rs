@@ -48,6 +48,15 @@ fn a_picture_runs_on_a_virtual_board_and_every_tensor_agrees() {
 }
 
 #[test]
+fn a_resident_kernel_shows_no_time_of_the_emulator_as_latency() {
+    let (model, photo) = (models("digits"), models("photos/coffee.jpg"));
+    let args = ["run", &model, "--image", &photo, "--check", "--device", "cuda:persistent"];
+    let text = ok(&[&args[..], &NANO[2..]].concat());
+    assert!(text.contains("neither measured nor modelled") && !text.contains("latency"), "{text}");
+    assert!(text.contains(" 0 differ"), "{text}");
+}
+
+#[test]
 fn the_other_commands_take_the_same_names() {
     let model = models("digits");
     let golden = models("digits/golden/qdq");

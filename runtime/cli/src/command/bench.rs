@@ -141,7 +141,8 @@ impl Bench {
             device: device.describe(),
             plan_open_us,
             load_us,
-            latency_us: modelled.is_none().then_some(latency_us),
+            // How long the emulator takes says nothing of a board.
+            latency_us: (!device.is_virtual()).then_some(latency_us),
             steps: steps.collect(),
             costs: self.costs.costs(&energy),
             energy,
@@ -167,6 +168,8 @@ impl Bench {
         }
         if let Some(modelled) = &report.modelled {
             println!("{}", modelled.lines());
+        } else if report.latency_us.is_none() {
+            println!("{}", crate::modelled::NO_TIME);
         }
         if let Some(open) = report.plan_open_us {
             println!(

@@ -133,7 +133,8 @@ impl Run {
                     shape: a.shape.clone(),
                 })
                 .collect(),
-            latency_us: modelled.is_none().then_some(latency_us),
+            // How long the emulator takes says nothing of a board.
+            latency_us: (!device.is_virtual()).then_some(latency_us),
             energy: metering.finish(repeat),
             modelled,
             check,
@@ -231,6 +232,8 @@ fn show(report: &Report, outputs: &[(String, Array)]) {
     }
     if let Some(modelled) = &report.modelled {
         println!("{}", modelled.lines());
+    } else if report.latency_us.is_none() {
+        println!("{}", crate::modelled::NO_TIME);
     }
     println!("{}", report.energy.line());
     if let Some(c) = &report.check {
