@@ -4,7 +4,7 @@ use super::lower::Lowered;
 use super::step::{Context, Scratch};
 use crate::LoadError;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 use std::thread::{JoinHandle, Thread};
 
 /// Turns of a spinning wait before a thread gives its core away: some 75 microseconds where a pause takes 140 cycles.
@@ -73,9 +73,11 @@ impl Workers {
     ) {
         let shared = &*self.shared;
         shared.context.store(std::ptr::from_ref(context).expose_provenance(), Ordering::Relaxed);
-        // ORDER: partner of the workers' load of `epoch`; SeqCst with `parked`, so that either the worker sees the
-        // new epoch before it parks, or this thread sees it parked.
+        // ORDER: partner of the workers' load of `epoch`. The fence here and the one in `wait` stand between a store
+        // and a load of the other's word: either the worker sees the new epoch before it parks, or this thread sees
+        // it parked. SeqCst accesses alone would do on hardware; qemu's aarch64 lets them pass each other.
         shared.epoch.fetch_add(1, Ordering::SeqCst);
+        fence(Ordering::SeqCst);
         for (parked, thread) in self.parked.iter().zip(&self.threads) {
             if parked.load(Ordering::SeqCst) {
                 thread.unpark();
@@ -172,6 +174,8 @@ fn wait(shared: &Shared, parked: &AtomicBool, epoch: u64) {
         std::hint::spin_loop();
     }
     parked.store(true, Ordering::SeqCst);
+    // ORDER: partner of the fence in `Workers::run`.
+    fence(Ordering::SeqCst);
     while shared.epoch.load(Ordering::SeqCst) < epoch {
         std::thread::park();
     }
