@@ -33,6 +33,24 @@ unsafe impl Send for Bound {}
 
 pub(crate) struct Run(Arc<Loaded>);
 
+/// What a step has written, densely; `arena` reads a buffer of the arena back. `None` for weights, which no step
+/// of a validated plan writes.
+pub(crate) fn written(
+    plan: &Plan,
+    step: usize,
+    slot: &Slot,
+    arena: impl FnOnce(Buffer) -> Result<Vec<u8>, RunError>,
+) -> Result<Option<Vec<u8>>, RunError> {
+    let tensor = plan.tensor(plan.steps[step].op.writes());
+    let buffer = plan.buffers[tensor.buffer.0 as usize];
+    Ok(match buffer.space {
+        Space::Input(n) => Some(dense(tensor, slot.input(n as usize))),
+        Space::Output(n) => Some(dense(tensor, slot.output(n as usize))),
+        Space::Arena => Some(dense(tensor, &arena(buffer)?)),
+        Space::Weights => None,
+    })
+}
+
 fn failed(call: &'static str) -> impl Fn(DriverError) -> RunError {
     move |e| RunError::Device { call, problem: format!("{e:?}") }
 }
@@ -179,17 +197,9 @@ impl Program for Run {
     ) -> Result<(), RunError> {
         for step in 0..self.0.lowered.steps.len() {
             self.on(slot, |bound| bound.send_step(step).map_err(failed("launching")))?;
-            let plan = &self.0.plan;
-            let tensor = plan.tensor(plan.steps[step].op.writes());
-            let buffer = plan.buffers[tensor.buffer.0 as usize];
-            let bytes = match buffer.space {
-                Space::Input(n) => dense(tensor, slot.input(n as usize)),
-                Space::Output(n) => dense(tensor, slot.output(n as usize)),
-                Space::Arena => dense(tensor, &self.0.read_arena(buffer)?),
-                // No step writes weights, which validation checks.
-                Space::Weights => continue,
-            };
-            observe(step, &bytes);
+            if let Some(bytes) = written(&self.0.plan, step, slot, |buffer| self.0.read_arena(buffer))? {
+                observe(step, &bytes);
+            }
         }
         Ok(())
     }

@@ -6,10 +6,11 @@ use super::schedule::Schedule;
 use crate::driver::Kernels;
 use crate::lower::{Bases, Launch, Lowered, lower};
 use crate::memory::{Device, Pinned, SLACK, refused};
+use crate::program::written;
 use cudarc::driver::result;
-use pilotlight_device::{LoadError, Program, RunError, Slot, SlotMemory, Span, dense};
+use pilotlight_device::{LoadError, Program, RunError, Slot, SlotMemory, Span};
 use pilotlight_kernels::abi;
-use pilotlight_plan::{Buffer, Plan, Space, TensorId};
+use pilotlight_plan::{Buffer, Plan, TensorId};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -314,17 +315,9 @@ impl Program for Persistent {
     ) -> Result<(), RunError> {
         for step in 0..self.0.lowered.steps.len() {
             self.run_step(slot, step)?;
-            let plan = &self.0.plan;
-            let tensor = plan.tensor(plan.steps[step].op.writes());
-            let buffer = plan.buffers[tensor.buffer.0 as usize];
-            let bytes = match buffer.space {
-                Space::Input(n) => dense(tensor, slot.input(n as usize)),
-                Space::Output(n) => dense(tensor, slot.output(n as usize)),
-                Space::Arena => dense(tensor, &self.0.read_arena(buffer)?),
-                // No step writes weights, which validation checks.
-                Space::Weights => continue,
-            };
-            observe(step, &bytes);
+            if let Some(bytes) = written(&self.0.plan, step, slot, |buffer| self.0.read_arena(buffer))? {
+                observe(step, &bytes);
+            }
         }
         Ok(())
     }
