@@ -57,6 +57,14 @@ fn a_resident_kernel_shows_no_time_of_the_emulator_as_latency() {
 }
 
 #[test]
+fn telemetry_takes_no_figure_of_a_virtual_board() {
+    let (model, key) = (models("digits"), std::env::temp_dir().join("pilotlight-virtual.key"));
+    let telemetry = ["--telemetry", "udp://127.0.0.1:9", "--key", key.to_str().unwrap()];
+    let errors = fails(&pilotlight(&[&["bench", &model][..], &NANO, &telemetry].concat()));
+    assert!(errors.contains("measures nothing"), "{errors}");
+}
+
+#[test]
 fn the_other_commands_take_the_same_names() {
     let model = models("digits");
     let golden = models("digits/golden/qdq");

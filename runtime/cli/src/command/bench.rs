@@ -107,7 +107,7 @@ impl Bench {
             bar.inc(1);
         }
         device.launches()?;
-        let mut telemetry = self.telemetry.start(&model.plan.name)?;
+        let mut telemetry = self.telemetry.start(&model.plan.name, &device)?;
         let mut nanos = Vec::with_capacity(runs as usize);
         metering.begin();
         for _ in 0..runs {

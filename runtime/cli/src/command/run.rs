@@ -98,7 +98,7 @@ impl Run {
         device.launches()?;
         let repeat = self.repeat.unwrap_or(if device.is_virtual() { 1 } else { 20 });
         let mut metering = self.energy.start(&device);
-        let mut telemetry = self.telemetry.start(&model.plan.name)?;
+        let mut telemetry = self.telemetry.start(&model.plan.name, &device)?;
         let mut nanos = Vec::with_capacity(repeat as usize);
         metering.begin();
         for _ in 0..repeat {

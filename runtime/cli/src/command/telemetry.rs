@@ -1,7 +1,8 @@
 //! `--telemetry`: what `run` and `bench` tell a collector.
 
 use super::vitals::BoardVitals;
-use anyhow::{Context, Result};
+use crate::device::Opened;
+use anyhow::{Context, Result, bail};
 use pilotlight_link::{Agent, AgentConfig, Publisher, Sample, Target};
 use pilotlight_units::Micros;
 use pilotlight_wire::DeviceKeys;
@@ -33,9 +34,15 @@ impl TelemetryOptions {
     /// Starts to report, where that was asked for; a collector that does not answer is no error.
     ///
     /// # Errors
-    /// A key file, folder or link that cannot be used.
-    pub fn start(&self, model: &str) -> Result<Telemetry> {
+    /// A key file, folder or link that cannot be used; a virtual board.
+    pub fn start(&self, model: &str, device: &Opened) -> Result<Telemetry> {
         let (Some(target), Some(key)) = (&self.telemetry, &self.key) else { return Ok(Telemetry(None)) };
+        if device.is_virtual() {
+            bail!(
+                "--telemetry reports what was measured, and a virtual board measures nothing; leave out \
+                 --telemetry or --board (`pilotlight simulate-fleet` makes reports that say modelled)"
+            );
+        }
         let text =
             std::fs::read_to_string(key).with_context(|| format!("{}: cannot be read", key.display()))?;
         let keys = DeviceKeys::parse(&text).with_context(|| key.display().to_string())?;
