@@ -25,9 +25,16 @@ struct Target {
     name: String,
 }
 
-/// Test programs that run on any CUDA GPU, and the tests of each that do.
-const PROGRAMS: &[(&str, &[&str])] =
-    &[("suites", &["linear::", "other::"]), ("models", &[]), ("vectors", &[])];
+/// Test programs that run on any CUDA GPU, and the arguments that choose the tests of each that do.
+const PROGRAMS: &[(&str, &[&str])] = &[
+    ("vectors", &[]),
+    ("suites", &["linear::", "other::"]),
+    ("models", &[]),
+    // A process for each scenario, and a kernel that takes the GPU: not too many at once.
+    ("persistent", &["--test-threads", "2"]),
+    ("weak", &["--ignored"]),
+    ("quiet", &[]),
+];
 
 impl TestGpu {
     pub fn run(self) -> Result<()> {
@@ -84,7 +91,7 @@ fn on_gpu(mut command: Command) -> Command {
         Ok(rest) if !rest.is_empty() => command.env("LD_LIBRARY_PATH", rest),
         _ => command.env_remove("LD_LIBRARY_PATH"),
     };
-    command.env("PILOTLIGHT_TEST_GPU", "1").current_dir(shell::root());
+    command.env("PILOTLIGHT_TEST_GPU", "1").env("PILOTLIGHT_TEST_MODES", "all").current_dir(shell::root());
     command
 }
 

@@ -310,7 +310,7 @@ impl Cuda {
         Ok(Self { kernels, mode, name, settings: Settings::default(), lamp: OnceLock::new(), is_virtual })
     }
 
-    /// The same with other settings for [`Mode::Persistent`].
+    /// The same with other settings, most of them for [`Mode::Persistent`].
     pub fn with(self, settings: Settings) -> Self {
         Self { settings, lamp: OnceLock::new(), ..self }
     }
@@ -369,12 +369,13 @@ impl Device for Cuda {
 
     fn load(&self, plan: &Plan) -> Result<Box<dyn Program>, LoadError> {
         let kernels = Arc::clone(&self.kernels);
+        let multiprocessors = self.settings.multiprocessors_of(kernels.multiprocessors)?;
         if self.mode != Mode::Persistent {
-            return Ok(Box::new(Run::new(kernels, self.mode, plan)?));
+            return Ok(Box::new(Run::new(kernels, self.mode, plan, multiprocessors)?));
         }
         match self.lamp()? {
             Some(lamp) => Ok(Box::new(Persistent::new(kernels, lamp, plan)?)),
-            None => Ok(Box::new(Run::new(kernels, Mode::Graph, plan)?)),
+            None => Ok(Box::new(Run::new(kernels, Mode::Graph, plan, multiprocessors)?)),
         }
     }
 }

@@ -56,9 +56,15 @@ fn failed(call: &'static str) -> impl Fn(DriverError) -> RunError {
 }
 
 impl Run {
-    pub(crate) fn new(kernels: Arc<Kernels>, mode: Mode, plan: &Plan) -> Result<Self, LoadError> {
+    /// Loads a plan, its kernels cut for so many multiprocessors.
+    pub(crate) fn new(
+        kernels: Arc<Kernels>,
+        mode: Mode,
+        plan: &Plan,
+        multiprocessors: u32,
+    ) -> Result<Self, LoadError> {
         pilotlight_plan::validate::validate(plan)?;
-        let lowered = lower(plan, kernels.multiprocessors)
+        let lowered = lower(plan, multiprocessors)
             .map_err(|u| LoadError::Unsupported { step: u.step, problem: u.problem })?;
         let arena = Device::new(&kernels, "device arena", plan.arena_bytes as usize + lowered.scratch)?;
         let constants = Device::new(&kernels, "device constants", lowered.constants.len())?;

@@ -1,6 +1,6 @@
 //! The persistent kernel on the virtual Orin: exactness on every board, its life, and its faults.
 //!
-//! Each scenario runs in a process of its own, with a board and a seed: a trap is final for a process, and a
+//! On a GPU, where `cargo xtask test-gpu` asks for it, boards and seeds are one. Each scenario runs in a process of its own, with a board and a seed: a trap is final for a process, and a
 //! kernel that is lit takes the whole device.
 #![allow(clippy::unwrap_used, reason = "a test's helper fails the test")]
 
@@ -52,8 +52,7 @@ fn open_faulty(settings: Settings, from: &str, to: &str) -> Cuda {
     let (before, persistent) = pilotlight_kernels::PTX.split_once(".visible .entry persistent(").unwrap();
     assert!(persistent.contains(from), "the persistent kernel has no `{from}`");
     let ptx = format!("{before}.visible .entry persistent({}", persistent.replace(from, to));
-    virtual_orin::board();
-    Cuda::open_with(Mode::Persistent, &ptx).unwrap().with(settings)
+    virtual_orin::open_with(Mode::Persistent, &ptx).with(settings)
 }
 
 /// Runs a slot and compares its output.
@@ -222,8 +221,7 @@ fn open_without(settings: Settings, from: &str, which: usize) -> Cuda {
     let at = places[which - 1];
     let end = at + persistent[at..].find(';').unwrap() + 1;
     let ptx = format!("{before}.visible .entry persistent({}{}", &persistent[..at], &persistent[end..]);
-    virtual_orin::board();
-    Cuda::open_with(Mode::Persistent, &ptx).unwrap().with(settings)
+    virtual_orin::open_with(Mode::Persistent, &ptx).with(settings)
 }
 
 /// The kernel traps in the middle of an inference.
@@ -262,12 +260,13 @@ fn impossible() {
     let load = |settings: Settings, plan: &Plan| open(settings).load(plan).map(|_| ());
     let idle = load(Settings { idle: Some(Duration::from_millis(1)), ..settings() }, &plan);
     assert!(matches!(idle, Err(LoadError::Setting { setting: "idle time", .. })), "{idle:?}");
-    let none = load(Settings { free_multiprocessors: 8, ..settings() }, &plan);
+    let none = load(Settings { free_multiprocessors: u32::MAX, ..settings() }, &plan);
     assert!(matches!(none, Err(LoadError::Setting { setting: "free multiprocessors", .. })), "{none:?}");
+    // The most that a plan may ask for is more than a board has; other GPUs may have it.
     let mut large = model("digits");
     large.arena_bytes = 1 << 32;
     let large = load(settings(), &large);
-    assert!(matches!(large, Err(LoadError::Memory { .. })), "{large:?}");
+    assert!(virtual_orin::real() || matches!(large, Err(LoadError::Memory { .. })), "{large:?}");
     // What failed left nothing behind.
     exact("digits", 2, Settings { free_multiprocessors: 3, ..settings() });
 }
@@ -375,6 +374,10 @@ fn seeds() -> u64 {
 }
 
 fn on_boards(name: &str, seeds: impl Iterator<Item = u64> + Clone) {
+    if virtual_orin::real() {
+        run(name, &[]);
+        return;
+    }
     for board in BOARDS {
         for seed in seeds.clone() {
             run(name, &[("PILOTLIGHT_VIRTUAL_BOARD", board), ("PILOTLIGHT_VIRTUAL_SEED", &seed.to_string())]);
@@ -431,6 +434,11 @@ fn calls(name: &str) -> Vec<String> {
 
 #[test]
 fn the_kernel_parks_and_is_launched_again() {
+    if virtual_orin::real() {
+        // A GPU's driver keeps no log; the results are compared all the same.
+        run("park-and-relaunch", &[]);
+        return;
+    }
     let launches = calls("park-and-relaunch").iter().filter(|c| *c == "cuLaunchCooperativeKernel").count();
     println!("{launches} launches for 25 inferences");
     assert!((4..=30).contains(&launches), "{launches}");

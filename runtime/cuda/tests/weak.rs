@@ -88,6 +88,10 @@ fn in_child_small_network() {
 
 /// Calls that came while the kernel was lit and may wait for it, with their counts.
 fn lit_calls() -> String {
+    if virtual_orin::real() {
+        // Only the virtual driver counts them. A GPU's would never return, and the test would hang.
+        return String::new();
+    }
     type Calls = unsafe extern "C" fn(*mut std::ffi::c_char, usize) -> usize;
     let path = std::env::current_exe().unwrap().with_file_name("libcuda.so");
     // SAFETY: (1) the library is loaded already and the symbol is of this type; (2) the buffer has the bytes it names.

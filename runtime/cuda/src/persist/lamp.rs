@@ -95,15 +95,7 @@ impl Lamp {
                 allowed: format!("{LEAST_IDLE:?} or more, or none"),
             });
         }
-        let all = kernels.multiprocessors.min(abi::MOST_CTAS);
-        if settings.free_multiprocessors >= all {
-            return Err(LoadError::Setting {
-                setting: "free multiprocessors",
-                found: settings.free_multiprocessors.to_string(),
-                allowed: format!("0 to {}: the GPU has {}", all - 1, kernels.multiprocessors),
-            });
-        }
-        let ctas = all - settings.free_multiprocessors;
+        let ctas = settings.multiprocessors_of(kernels.multiprocessors)?.min(abi::MOST_CTAS);
         let mailbox = Arc::new(Pinned::new(&kernels, "mailbox", abi::MAIL_BYTES as usize)?);
         let control = Device::new(&kernels, "control memory", abi::CONTROL_BYTES as usize)?;
         let stream = kernels.context.new_stream().map_err(refused("making a stream"))?;

@@ -1,5 +1,6 @@
 //! How the persistent kernel is run.
 
+use pilotlight_device::LoadError;
 use std::time::Duration;
 
 /// The least time without work after which a kernel may leave: a change of the GPU's clock takes 5 to 8 ms, and
@@ -21,7 +22,8 @@ pub enum Wait {
 /// How the persistent kernel is run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
-    /// Multiprocessors that are left to other work.
+    /// Multiprocessors that are left to other work. The persistent kernel occupies the others; in the other modes
+    /// kernels are cut for so many fewer, and the GPU puts them where there is room.
     pub free_multiprocessors: u32,
     /// How inferences are waited for.
     pub wait: Wait,
@@ -38,6 +40,22 @@ pub struct Settings {
     pub patience: Duration,
     /// Where numbers of requests and epochs begin. They may wrap around; tests begin near that.
     pub first: u32,
+}
+
+impl Settings {
+    /// How many of a GPU's multiprocessors are used.
+    ///
+    /// # Errors
+    /// [`LoadError::Setting`]: none would be.
+    pub(crate) fn multiprocessors_of(&self, all: u32) -> Result<u32, LoadError> {
+        all.checked_sub(self.free_multiprocessors).filter(|&used| used > 0).ok_or_else(|| {
+            LoadError::Setting {
+                setting: "free multiprocessors",
+                found: self.free_multiprocessors.to_string(),
+                allowed: format!("0 to {}: the GPU has {all}", all.saturating_sub(1)),
+            }
+        })
+    }
 }
 
 impl Default for Settings {

@@ -9,21 +9,29 @@ pub fn board() -> &'static VirtualBoard {
     BOARD.get_or_init(|| VirtualBoard::load(&[]).unwrap_or_else(|e| panic!("{e}")))
 }
 
+/// Whether this process is to use the machine's own GPU.
+pub fn real() -> bool {
+    std::env::var_os("PILOTLIGHT_TEST_GPU").is_some()
+}
+
 /// Opens the CUDA device.
 pub fn open(mode: Mode) -> Cuda {
-    let real = std::env::var_os("PILOTLIGHT_TEST_GPU").is_some();
-    if !real {
-        board();
-    }
     // Kernels to test instead of those that ship: `cargo xtask kernel-mutants` plants faults in them.
-    let cuda = match std::env::var_os("PILOTLIGHT_TEST_PTX") {
+    match std::env::var_os("PILOTLIGHT_TEST_PTX") {
         Some(path) => {
             let ptx = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-            Cuda::open_with(mode, &ptx)
+            open_with(mode, &ptx)
         }
-        None => Cuda::open(mode),
-    };
-    let cuda = cuda.unwrap_or_else(|e| panic!("{e}"));
-    assert_eq!(cuda.is_virtual(), !real, "another driver was found");
+        None => open_with(mode, pilotlight_kernels::PTX),
+    }
+}
+
+/// Opens it with these kernels.
+pub fn open_with(mode: Mode, ptx: &str) -> Cuda {
+    if !real() {
+        board();
+    }
+    let cuda = Cuda::open_with(mode, ptx).unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(cuda.is_virtual(), !real(), "another driver was found");
     cuda
 }
