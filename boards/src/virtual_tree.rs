@@ -55,7 +55,7 @@ const SHARES: [(&str, f64); 7] = [
     ("VDDQ_VDD2_1V8AO", 0.05),
 ];
 
-/// The names of virtual boards, the module that each is, and its power mode.
+/// The names of virtual boards with clocks and rails, the module that each is, and its power mode.
 pub const VIRTUAL: [(&str, &str, u32); 9] = [
     ("orin-nano-super", "orin-nano-8gb-super", 2),
     ("orin-nano-8gb", "orin-nano-8gb", 0),
@@ -67,6 +67,12 @@ pub const VIRTUAL: [(&str, &str, u32); 9] = [
     ("agx-orin-32", "agx-orin-32gb", 0),
     ("agx-orin-15w", "agx-orin-64gb", 1),
 ];
+
+/// The names of all boards that a model can run on: [`VIRTUAL`]'s, and `one-sm`, a GPU of one multiprocessor that
+/// is no module's and has no clocks or rails.
+pub fn virtual_names() -> impl Iterator<Item = &'static str> {
+    VIRTUAL.into_iter().map(|(name, _, _)| name).chain(["one-sm"])
+}
 
 /// A clock in force, and one on its way.
 #[derive(Clone, Copy, Debug)]

@@ -141,4 +141,13 @@ mod tests {
         assert_eq!(find("orin-nano-super").map(|b| b.sms), Ok(8));
         assert_eq!(find("orin").unwrap_err().len(), BOARDS.len());
     }
+
+    #[test]
+    fn the_boards_crate_knows_the_same_names() {
+        let mut names: Vec<&str> = pilotlight_boards::virtual_tree::virtual_names().collect();
+        let mut own: Vec<&str> = BOARDS.iter().map(|b| b.name).collect();
+        names.sort_unstable();
+        own.sort_unstable();
+        assert_eq!(names, own);
+    }
 }

@@ -187,6 +187,8 @@ pub struct Inst {
     pub target: u32,
     /// Counter class.
     pub class: Class,
+    /// Part of a main loop, see [`crate::blocks::mark_main_loops`].
+    pub main_loop: bool,
     /// Line in the PTX text.
     pub line: u32,
 }

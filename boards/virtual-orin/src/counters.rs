@@ -37,6 +37,10 @@ pub struct Counters {
     pub shared_passes: u64,
     /// Passes that the bytes alone would need.
     pub shared_least: u64,
+    /// Of `shared_passes`, those of main loops, see [`crate::blocks::mark_main_loops`].
+    pub loop_passes: u64,
+    /// Of `shared_least`, those of main loops.
+    pub loop_least: u64,
     /// Largest number of passes above the least, of any one request.
     pub worst_conflict: u64,
 }
@@ -96,6 +100,8 @@ impl Counters {
         self.shared_requests += other.shared_requests;
         self.shared_passes += other.shared_passes;
         self.shared_least += other.shared_least;
+        self.loop_passes += other.loop_passes;
+        self.loop_least += other.loop_least;
         self.worst_conflict = self.worst_conflict.max(other.worst_conflict);
     }
 
@@ -138,34 +144,34 @@ impl Counters {
         }
     }
 
-    /// A shared access of `len` bytes by the lanes of `mask`.
+    /// A shared access of `len` bytes by the lanes of `mask`; in a main loop or not.
     #[inline(always)]
-    pub fn shared(&mut self, mask: u32, addresses: &R64, len: usize) {
+    pub fn shared(&mut self, main_loop: bool, mask: u32, addresses: &R64, len: usize) {
         self.shared_bytes += u64::from(mask.count_ones()) * len as u64;
         self.shared_requests += u64::from(mask != 0);
         // Accesses of 8 bytes go by half warps, of 16 by quarter warps.
-        self.passes(mask, addresses, len, LANES / (len / 4).max(1));
+        self.passes(main_loop, mask, addresses, len, LANES / (len / 4).max(1));
     }
 
     /// An ldmatrix: eight rows of 16 bytes a pass.
     #[inline(always)]
-    pub fn matrix_rows(&mut self, mask: u32, addresses: &R64) {
+    pub fn matrix_rows(&mut self, main_loop: bool, mask: u32, addresses: &R64) {
         self.shared_bytes += u64::from(mask.count_ones()) * 16;
         self.shared_requests += 1;
-        self.passes(mask, addresses, 16, 8);
+        self.passes(main_loop, mask, addresses, 16, 8);
     }
 
     /// Lanes that go together need one pass for each different word in their fullest bank.
     #[inline(always)]
-    fn passes(&mut self, mask: u32, addresses: &R64, len: usize, together: usize) {
-        let mut extra = 0;
+    fn passes(&mut self, main_loop: bool, mask: u32, addresses: &R64, len: usize, together: usize) {
+        let (mut least, mut extra) = (0, 0);
         let unit = len.max(4) as u64;
         for first in (0..LANES).step_by(together) {
             let lanes = mask >> first & (((1u64 << together) - 1) as u32);
             if lanes == 0 {
                 continue;
             }
-            self.shared_least += 1;
+            least += 1;
             // Banks in units of the access; each lane in a bank of its own needs one pass.
             let mut seen = 0u32;
             for lane in super::exec::lanes(lanes) {
@@ -176,8 +182,13 @@ impl Counters {
             let same = || super::exec::lanes(lanes).all(|l| together[l] == one);
             let alone = seen.count_ones() == lanes.count_ones() || (seen.count_ones() == 1 && same());
             let passes = if alone { 1 } else { conflicting(lanes, together, len) };
-            self.shared_passes += passes;
             extra += passes - 1;
+        }
+        self.shared_least += least;
+        self.shared_passes += least + extra;
+        if main_loop {
+            self.loop_least += least;
+            self.loop_passes += least + extra;
         }
         self.worst_conflict = self.worst_conflict.max(extra);
     }
@@ -205,17 +216,18 @@ mod tests {
     #[test]
     fn conflicts_are_counted_as_passes() {
         let (mut c, mut l2) = (Counters::default(), L2::new(1 << 20));
-        c.shared(u32::MAX, &std::array::from_fn(|l| 4 * l as u64), 4);
+        c.shared(false, u32::MAX, &std::array::from_fn(|l| 4 * l as u64), 4);
         assert_eq!((c.shared_passes, c.conflicts()), (1, 0));
         // A stride of two words: two lanes in each even bank.
-        c.shared(u32::MAX, &std::array::from_fn(|l| 8 * l as u64), 4);
+        c.shared(false, u32::MAX, &std::array::from_fn(|l| 8 * l as u64), 4);
         assert_eq!((c.shared_passes, c.conflicts(), c.worst_conflict), (3, 1, 1));
         // The same word for all is a broadcast.
-        c.shared(u32::MAX, &[64; LANES], 4);
+        c.shared(false, u32::MAX, &[64; LANES], 4);
         assert_eq!(c.conflicts(), 1);
         // Rows of 64 bytes, unswizzled, under ldmatrix: rows 0, 2, 4, 6 share their banks.
-        c.matrix_rows(0xFF, &std::array::from_fn(|l| 64 * l as u64));
+        c.matrix_rows(true, 0xFF, &std::array::from_fn(|l| 64 * l as u64));
         assert_eq!(c.worst_conflict, 3);
+        assert_eq!((c.loop_passes, c.loop_least), (4, 1));
         c.global(&mut l2, u32::MAX, &std::array::from_fn(|l| 4 * l as u64), 4, false);
         assert_eq!((c.sectors, c.load_bytes), (4, 128));
     }

@@ -5,6 +5,7 @@
 //! faults of SASS or of the JIT compiler, or the coherence of mapped memory on a real Orin.
 #![deny(unsafe_code)]
 
+pub mod blocks;
 pub mod board;
 pub mod code;
 pub mod counters;

@@ -5,7 +5,8 @@
 //! masked: each lane sees the sequence of its own path. A register that may be read before it is written is
 //! live from the start, keeps a slot of its own, and so holds poison until it is written.
 
-use crate::code::{Class, Inst, NO_TARGET};
+use crate::blocks::blocks;
+use crate::code::Inst;
 use crate::lower::{Place, Use};
 use crate::ptx::Width;
 use std::collections::HashMap;
@@ -51,47 +52,6 @@ fn bank(width: Width) -> usize {
         Width::B64 => 1,
         Width::Pred => 2,
     }
-}
-
-struct Block {
-    start: usize,
-    end: usize,
-    next: Vec<usize>,
-}
-
-fn blocks(code: &[Inst]) -> Vec<Block> {
-    let mut leader = vec![false; code.len() + 1];
-    leader[0] = true;
-    for (at, inst) in code.iter().enumerate() {
-        if inst.class == Class::Branch {
-            leader[at + 1] = true;
-            if jumps(inst) {
-                leader[inst.target as usize] = true;
-            }
-        }
-    }
-    let starts: Vec<usize> = (0..code.len()).filter(|&at| leader[at]).collect();
-    let of = |at: usize| starts.partition_point(|&s| s <= at) - 1;
-    (0..starts.len())
-        .map(|n| {
-            let (start, end) = (starts[n], starts.get(n + 1).copied().unwrap_or(code.len()));
-            let last = &code[end - 1];
-            let mut next = Vec::new();
-            if last.class == Class::Branch && jumps(last) {
-                next.push(of(last.target as usize));
-            }
-            let stops = last.class == Class::Branch && last.guard.is_none();
-            if !stops && end < code.len() {
-                next.push(of(end));
-            }
-            Block { start, end, next }
-        })
-        .collect()
-}
-
-/// Branch-class instructions that have a target: `ret` and its like do not.
-fn jumps(inst: &Inst) -> bool {
-    inst.target != NO_TARGET
 }
 
 /// First and last instruction at which each register must keep its value.

@@ -1,5 +1,6 @@
 //! Syntax tree to [`Program`]: table look-up, operand checks, shared-memory layout, register allocation.
 
+use crate::blocks::mark_main_loops;
 use crate::code::{
     Access, Address, CONSTANT, Constants, Inst, LANES, MAX_OPERANDS, NO_TARGET, Order, Program, Scope, Space,
 };
@@ -47,6 +48,7 @@ pub fn lower(
     if code.is_empty() {
         return Err(PtxError::Syntax { line: 0, found: entry.name.clone(), expected: "at least `ret`" });
     }
+    mark_main_loops(&mut code);
     let slots = liveness::allocate(&mut code, &uses).ok_or_else(|| PtxError::Unsupported {
         line: entry.body.first().map_or(0, |i| i.line),
         what: format!("kernel {} with more than 32767 live registers", entry.name),
@@ -152,6 +154,7 @@ impl Lowering<'_> {
             wide: 0,
             target: ast.target.map_or(NO_TARGET, |t| t as u32),
             class: form.class,
+            main_loop: false,
             line: ast.line,
         };
         let mut uses = Vec::new();

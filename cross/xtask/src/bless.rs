@@ -11,7 +11,7 @@ const SEEDS: &[&str] =
     &["conv-001", "add-003", "gemm-005", "average-pool-001", "resize-003", "softmax-001", "concat-004"];
 
 pub fn run() -> Result<()> {
-    let pilotlight = shell::pilotlight()?;
+    let pilotlight = shell::pilotlight("onnx")?;
     let program = pilotlight.to_str().context("path is not text")?;
     for folder in PLANS {
         shell::run(program, &["compile", folder, "--output", &format!("{folder}/model.plan")])?;

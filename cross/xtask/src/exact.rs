@@ -34,7 +34,7 @@ pub fn make_models() -> Result<()> {
 
 impl Exact {
     pub fn run(self) -> Result<()> {
-        let pilotlight = shell::pilotlight()?;
+        let pilotlight = shell::pilotlight("onnx")?;
         let program = pilotlight.to_str().context("path is not text")?;
         make_models()?;
         let mut failed = Vec::new();

@@ -22,6 +22,7 @@ mod soak;
 mod start;
 mod test_gpu;
 mod timing_model;
+mod twins;
 mod wire_size;
 
 use clap::{Parser, Subcommand};
@@ -64,6 +65,8 @@ enum Command {
     Exact(exact::Exact),
     /// Measure Pilotlight, ONNX Runtime and tract in one run
     Rivals(rivals::Rivals),
+    /// Run the ResNet-50 and MobileNetV2 twins on the virtual Orin: exact, and what they issue
+    Twins,
     /// Run CUTLASS's int8 kernels through the emulator, and check fragments against its tables
     Cutlass,
     /// Print the model of time and energy against published measurements, and what its guesses change
@@ -96,6 +99,7 @@ fn main() -> ExitCode {
         Command::Kernels(c) => c.run(),
         Command::Exact(c) => c.run(),
         Command::Rivals(c) => c.run(),
+        Command::Twins => twins::run(),
         Command::Cutlass => cutlass::test(),
         Command::TimingModel(c) => c.run(),
         Command::KernelMutants(options) => mutants::kernel_mutants(&options),

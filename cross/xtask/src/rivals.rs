@@ -52,7 +52,7 @@ impl Figures {
 
 impl Rivals {
     pub fn run(self) -> Result<()> {
-        let pilotlight = shell::pilotlight()?;
+        let pilotlight = shell::pilotlight("onnx")?;
         let pilotlight = pilotlight.to_str().context("path is not text")?;
         exact::make_models()?;
         let tract = if self.no_tract { None } else { Some(build_tract()?) };

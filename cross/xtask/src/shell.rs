@@ -44,9 +44,9 @@ pub fn output(program: &str, args: &[&str]) -> Result<String> {
     String::from_utf8(output.stdout).context("output is not text")
 }
 
-/// Builds the `pilotlight` command with its importer, in release, and gives its path.
-pub fn pilotlight() -> Result<PathBuf> {
-    run("cargo", &["build", "--release", "--package", "pilotlight-cli", "--features", "onnx"])?;
+/// Builds the `pilotlight` command with these features, in release, and gives its path.
+pub fn pilotlight(features: &str) -> Result<PathBuf> {
+    run("cargo", &["build", "--release", "--package", "pilotlight-cli", "--features", features])?;
     Ok(target().join("release/pilotlight"))
 }
 

@@ -1,6 +1,6 @@
 //! The long tests: what the quick ones leave out.
 
-use crate::{cutlass, exact, fuzz, mutants, shell, wire_size};
+use crate::{cutlass, exact, fuzz, mutants, shell, twins, wire_size};
 use anyhow::Result;
 use clap::Parser;
 
@@ -25,10 +25,12 @@ impl Soak {
         // Small nets with memory as weak as it may be, and with every access checked for races.
         for mode in ["PILOTLIGHT_VIRTUAL_WEAK", "PILOTLIGHT_VIRTUAL_RACE"] {
             for seed in ["1", "2", "3"] {
-                let suites = ["test", "--release", "--package", "pilotlight-cuda", "--test", "suites"];
-                let mut command = shell::command("cargo", &suites);
-                command.env(mode, "1").env("PILOTLIGHT_VIRTUAL_SEED", seed);
-                shell::run_command(command)?;
+                for tests in [&["suites"][..], &["models", "digits"]] {
+                    let cuda = ["test", "--release", "--package", "pilotlight-cuda", "--test"];
+                    let mut command = shell::command("cargo", &[&cuda[..], tests].concat());
+                    command.env(mode, "1").env("PILOTLIGHT_VIRTUAL_SEED", seed);
+                    shell::run_command(command)?;
+                }
             }
         }
         mutants::kernel_mutants(&mutants::Options::default())?;
@@ -38,6 +40,7 @@ impl Soak {
             shell::command("cargo", &["test", "-p", "pilotlight-cuda", "--release", "--test", "persistent"]);
         seeds.env("PILOTLIGHT_TEST_SEEDS", "50");
         shell::run_command(seeds)?;
+        twins::run()?;
         Defaults::<exact::Exact>::parse_from(["exact", "-n", "128"]).args.run()?;
         let seconds = self.fuzz_seconds.to_string();
         Defaults::<fuzz::Fuzz>::parse_from(["fuzz", "--seconds", &seconds]).args.run()

@@ -3,6 +3,7 @@
 use crate::modelled::Launch;
 use anyhow::{Result, anyhow, bail};
 use clap::ValueEnum;
+use pilotlight_boards::virtual_tree::virtual_names;
 use pilotlight_cuda::{Cuda, Mode, VirtualBoard, VirtualError};
 use pilotlight_device::{Cpu, CpuOptions, Device, Isa, Reference};
 use std::ops::Deref;
@@ -55,8 +56,13 @@ impl FromStr for Board {
     fn from_str(text: &str) -> Result<Self, String> {
         match text.split_once(':') {
             None if text == "auto" => Ok(Self::Auto),
-            Some(("virtual", name)) if !name.is_empty() => Ok(Self::Virtual(name.to_owned())),
-            _ => Err("there are `auto` and `virtual:NAME`, as in virtual:orin-nano-super".into()),
+            Some(("virtual", name)) if virtual_names().any(|known| known == name) => {
+                Ok(Self::Virtual(name.to_owned()))
+            }
+            _ => {
+                let names: Vec<String> = virtual_names().map(|name| format!("virtual:{name}")).collect();
+                Err(format!("no such board; there are auto, {}", names.join(", ")))
+            }
         }
     }
 }

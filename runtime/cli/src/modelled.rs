@@ -56,6 +56,10 @@ pub struct Counters {
     pub shared_passes: u64,
     /// Passes that their bytes alone would need.
     pub shared_least: u64,
+    /// Of `shared_passes`, those of loops that multiply matrices.
+    pub loop_passes: u64,
+    /// Of `shared_least`, those of loops that multiply matrices.
+    pub loop_least: u64,
 }
 
 impl Launch {

@@ -20,9 +20,18 @@ fn ok(args: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
+/// What a command says that must fail.
 fn fails(output: &Output) -> String {
     let errors = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(!output.status.success() && !errors.contains("panicked"), "{errors}");
+    errors
+}
+
+/// What a command says that is used wrongly.
+fn refused(args: &[&str]) -> String {
+    let output = pilotlight(args);
+    let errors = fails(&output);
+    assert_eq!(output.status.code(), Some(2), "{args:?}: {errors}");
     errors
 }
 
@@ -84,12 +93,17 @@ fn the_other_commands_take_the_same_names() {
 fn an_unknown_name_is_answered_with_all_names() {
     let model = models("digits");
     let run = |more: &[&str]| fails(&pilotlight(&[&["bench", &model][..], more].concat()));
-    let device = run(&["--device", "gpu"]);
+    let device = refused(&["bench", &model, "--device", "gpu"]);
     assert!(device.contains("cuda:graph") && device.contains("cuda:launch"), "{device}");
-    let board = run(&["--device", "cuda", "--board", "virtual:orin"]);
-    assert!(board.contains("no such board") && board.contains("orin-nano-super"), "{board}");
-    let kind = run(&["--device", "cuda", "--board", "jetson"]);
-    assert!(kind.contains("auto") && kind.contains("virtual:NAME"), "{kind}");
+    for name in ["virtual:nonsense", "virtual:", "jetson", "virtual"] {
+        for command in [&["bench", &model, "--device", "cuda"][..], &["profile", &model], &["verify", &model]]
+        {
+            let board = refused(&[command, &["--board", name]].concat());
+            assert!(board.contains("no such board"), "{board}");
+            let known = pilotlight_boards::virtual_tree::virtual_names();
+            assert!(known.into_iter().all(|known| board.contains(&format!("virtual:{known}"))), "{board}");
+        }
+    }
     let cpu = run(&["--board", "virtual:orin-nano-super"]);
     assert!(cpu.contains("--board is for CUDA devices"), "{cpu}");
     let threads = run(&["--device", "cuda", "--threads", "2"]);
@@ -106,4 +120,80 @@ fn a_virtual_board_is_never_taken_for_this_machine_s_gpu() {
         .unwrap();
     let errors = fails(&output);
     assert!(errors.contains("virtual Orin's"), "{errors}");
+}
+
+#[test]
+fn profile_counts_work_and_names_what_is_modelled() {
+    let model = models("digits");
+    let json: Value = serde_json::from_str(&ok(&["profile", &model, "--json"])).unwrap();
+    assert_eq!((&json["schema"], &json["status"]), (&Value::from(1), &Value::from("modelled")));
+    let steps = json["steps"].as_array().unwrap();
+    let sum = |key: &str| steps.iter().map(|s| s[key].as_u64().unwrap()).sum::<u64>();
+    let total = |key: &str| json["totals"][key].as_u64().unwrap();
+    assert!(steps.iter().all(|s| !s["kernels"].as_array().unwrap().is_empty()), "{json}");
+    let matrix: Vec<&Value> = steps.iter().filter(|s| s["issued_macs"] != 0).collect();
+    assert!(matrix.len() >= 2, "{json}");
+    assert!(matrix.iter().all(|s| s["useful_macs"].as_u64() <= s["issued_macs"].as_u64()), "{json}");
+    assert_eq!(total("mma_issued"), sum("issued_macs"));
+    assert_eq!(total("bank_conflicts"), sum("bank_conflicts"));
+    assert!(total("loop_passes") > 0);
+    assert_eq!((total("loop_bank_conflicts"), sum("loop_bank_conflicts")), (0, 0));
+    assert!(json["totals"]["modelled_us"].as_f64().unwrap() > 0.0);
+    let text = ok(&["profile", &model, "--board", "virtual:agx-orin-64"]);
+    assert!(text.contains("16 multiprocessors") && text.contains("modelled by the virtual Orin"), "{text}");
+    assert!(text.contains("bank conflicts: 0 in main loops (of "), "{text}");
+    let auto = fails(&pilotlight(&["profile", &model, "--board", "auto"]));
+    assert!(auto.contains("virtual:") || auto.contains("no CUDA driver"), "{auto}");
+}
+
+#[test]
+fn explain_shows_the_program_of_a_gpu() {
+    let model = models("efficientnet-lite0/model.plan");
+    let program = |more: &[&str]| ok(&[&["explain", &model, "--stage", "program"][..], more].concat());
+    let json: Value = serde_json::from_str(&program(&["--json"])).unwrap();
+    assert_eq!(json["multiprocessors"], 8);
+    let launches = json["launches"].as_array().unwrap();
+    let steps: Vec<u64> = launches.iter().map(|l| l["step"].as_u64().unwrap()).collect();
+    assert!(steps.is_sorted() && steps.len() > 50, "{steps:?}");
+    let kernels: Vec<&str> = launches.iter().map(|l| l["kernel"].as_str().unwrap()).collect();
+    let known = |name: &&str| pilotlight_kernels::figures().any(|f| f.name == *name);
+    assert!(kernels.iter().all(known), "{kernels:?}");
+    assert!(launches.iter().all(|l| l["waves"].as_u64() > Some(0) && l["why"] != ""), "{json}");
+    // Another GPU, another program.
+    assert_ne!(
+        json["launches"],
+        serde_json::from_str::<Value>(&program(&["--json", "--multiprocessors", "16"])).unwrap()["launches"]
+    );
+    let text = program(&[]);
+    assert!(text.contains("launches on 8 multiprocessors") && text.contains("depthwise"), "{text}");
+    refused(&["explain", &model, "--stage", "program", "--multiprocessors", "0"]);
+    let stage = refused(&["explain", &model, "--stage", "kernels"]);
+    assert!(stage.contains("program") && stage.contains("plan"), "{stage}");
+}
+
+#[test]
+fn sass_stands_beside_cutlass() {
+    let json: Value = serde_json::from_str(&ok(&["sass", "--json"])).unwrap();
+    let rows = json["kernels"].as_array().unwrap();
+    assert_eq!(rows.len(), 2 * pilotlight_kernels::tiles().count());
+    for row in rows {
+        assert_eq!(row["spills"], 0);
+        assert!(row["registers"].as_u64().unwrap() <= 255, "{row}");
+        // CUTLASS's shared loads for each IMMA at the same warp tile.
+        let most = match row["warp_tile"].as_str().unwrap() {
+            "64x64" => 0.25,
+            "64x32" => 0.38,
+            other => panic!("{other}"),
+        };
+        // The gathering kernels have no loop of whole tiles.
+        if let Some(ratio) = row["loads_per_imma"].as_f64() {
+            assert!(ratio <= most, "{row}");
+        } else {
+            assert!(row["kernel"].as_str().unwrap().ends_with("gather"), "{row}");
+        }
+    }
+    let text = ok(&["sass"]);
+    assert!(text.contains("CUTLASS 4.7.0") && text.contains("conv_u8_128x256"), "{text}");
+    let missing = fails(&pilotlight(&["sass", "--nvdisasm", "/no/such/program"]));
+    assert!(missing.contains("pip install nvidia-cuda-nvdisasm"), "{missing}");
 }

@@ -1,11 +1,13 @@
 //! What keeps the CUDA device from being opened or loaded is an error with a type; nothing panics.
 #![allow(clippy::unwrap_used, reason = "a test's helper fails the test")]
 
+#[path = "../../device/tests/support/mod.rs"]
+mod support;
 mod virtual_orin;
 
 use pilotlight_cuda::{Cuda, Mode, VirtualBoard};
-use pilotlight_device::Device;
-use pilotlight_plan::Plan;
+use pilotlight_device::{Device, LoadError};
+use pilotlight_plan::{DType, Op, Plan, Table};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -27,6 +29,11 @@ fn child() {
         "memory" => {
             plan.arena_bytes = 1 << 32;
             virtual_orin::open(Mode::Graph).load(&plan).map(|_| ()).unwrap_err().to_string()
+        }
+        "operation" => {
+            let loaded = virtual_orin::open(Mode::Graph).load(&seven_dimensions()).map(|_| ());
+            assert!(matches!(loaded, Err(LoadError::Unsupported { .. })), "{loaded:?}");
+            loaded.unwrap_err().to_string()
         }
         "kernels" => {
             virtual_orin::board();
@@ -111,6 +118,24 @@ fn a_board_cannot_be_changed_under_a_device() {
 fn memory_that_the_board_has_not_is_an_error() {
     let text = error("memory", |c| c.env("PILOTLIGHT_VIRTUAL_BOARD", "orin-nano-4gb"));
     assert!(text.contains("device arena") && text.contains("no "), "{text}");
+}
+
+/// A plan whose second step no kernel does.
+fn seven_dimensions() -> Plan {
+    let mut b = support::Builder::new(1);
+    for shape in [&[2; 6][..], &[2; 7]] {
+        let (input, table) = (b.input(shape, DType::U8), b.table());
+        let output = b.output(shape, DType::U8);
+        b.step(Op::Table(Table { input, output, table }));
+    }
+    b.finish()
+}
+
+#[test]
+fn an_operation_that_no_kernel_does_is_named_with_its_step() {
+    let text = error("operation", |c| c);
+    assert!(text.contains("step 1 (table n1)") && text.contains("7 dimensions"), "{text}");
+    assert!(text.contains("the kernels walk 6"), "{text}");
 }
 
 #[test]

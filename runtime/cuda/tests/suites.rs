@@ -10,9 +10,11 @@ mod linear;
 #[path = "../../device/tests/cpu_other.rs"]
 mod other;
 
-use pilotlight_cuda::{Cuda, Mode};
-use pilotlight_device::{Device, LoadError, Program};
+use pilotlight_cuda::{Cuda, Mode, lower};
+use pilotlight_device::{Device, LoadError, Program, Reference};
 use pilotlight_plan::Plan;
+use std::collections::BTreeMap;
+use std::process::Command;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -29,7 +31,24 @@ impl Device for Shared {
     }
 }
 
-/// `all`: every plan in every mode; `launched`: launch and graph mode take turns; else all three do.
+/// Names the kernels of each plan; the reference runs it.
+struct Named;
+
+impl Device for Named {
+    fn describe(&self) -> String {
+        "the reference".into()
+    }
+
+    fn load(&self, plan: &Plan) -> Result<Box<dyn Program>, LoadError> {
+        let lowered = lower(plan, 8).unwrap_or_else(|e| panic!("{e}"));
+        for launch in lowered.steps.iter().flatten() {
+            println!("kernel {}", launch.kernel);
+        }
+        Reference.load(plan)
+    }
+}
+
+/// `named`: no GPU, kernels are only named. `all`: every plan in every mode; `launched`: launch and graph mode take turns; else all three do.
 const MODES: &str = "PILOTLIGHT_TEST_MODES";
 
 /// One device for each plan, the modes in turn: emulation costs time.
@@ -37,6 +56,9 @@ fn devices() -> Vec<Box<dyn Device>> {
     static TURN: AtomicUsize = AtomicUsize::new(0);
     static OPEN: [OnceLock<Cuda>; 3] = [const { OnceLock::new() }; 3];
     let modes = std::env::var(MODES).unwrap_or_default();
+    if modes == "named" {
+        return vec![Box::new(Named)];
+    }
     // `cargo xtask sync-mutants` wants the persistent kernel alone.
     let turns = match std::env::var_os("PILOTLIGHT_TEST_PERSISTENT") {
         Some(_) => vec![2],
@@ -49,4 +71,24 @@ fn devices() -> Vec<Box<dyn Device>> {
         Box::new(Shared(OPEN[turn].get_or_init(|| virtual_orin::open(mode)))) as Box<dyn Device>
     };
     turns.into_iter().map(open).collect()
+}
+
+#[test]
+fn the_suites_reach_every_kernel() {
+    let program = std::env::current_exe().unwrap_or_else(|e| panic!("{e}"));
+    let output = Command::new(program)
+        .args(["linear::", "other::", "--nocapture"])
+        .env(MODES, "named")
+        .output()
+        .unwrap_or_else(|e| panic!("{e}"));
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{text}");
+    let mut plans: BTreeMap<&str, usize> = pilotlight_kernels::figures().map(|f| (f.name, 0)).collect();
+    // It holds all the others, and no plan names it.
+    plans.remove("persistent");
+    for name in text.lines().filter_map(|line| line.split_once("kernel ").map(|(_, name)| name)) {
+        *plans.entry(name).or_default() += 1;
+    }
+    println!("launches by kernel: {plans:?}");
+    assert!(plans.values().all(|&n| n >= 3), "kernels that the suites hardly reach: {plans:?}");
 }

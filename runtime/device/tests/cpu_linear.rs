@@ -182,3 +182,23 @@ fn matrix_products_equal_the_reference() {
         compare(&b.finish(), seed, &what);
     }
 }
+
+/// Few results of many inputs each: a device may share out a single sum.
+#[test]
+fn long_sums_equal_the_reference() {
+    for seed in 3000..3016 {
+        let mut b = Builder::new(seed);
+        let x = b.rng.pick(&INT8);
+        let (inputs, side) = (b.rng.pick(&[512, 520, 768]), b.rng.size(3, 7));
+        let outputs = b.rng.pick(&[16, 40, 64, 100]);
+        let (input, output) = ([1, inputs, side, side], [1, outputs, side, side]);
+        let from = b.fed(&input, x);
+        let (linear, y) = linear(&mut b, x, inputs, outputs, inputs * 9, &output);
+        let window = Window { kernel: [3, 3], stride: [1, 1], dilation: [1, 1], pads: [1; 4] };
+        let what = format!("seed {seed}: {input:?} {x} -> {output:?} {y}, {:?}", linear.epilogue);
+        let (to, end) = b.delivered(&output, y);
+        b.step(Op::Conv(Conv { input: from, output: to, window, groups: 1, linear }));
+        b.copy(to, end);
+        compare(&b.finish(), seed, &what);
+    }
+}

@@ -6,6 +6,7 @@ mod support;
 
 use compare::compare;
 use pilotlight_plan::*;
+use std::cell::Cell;
 use support::{Builder, INT8, rule};
 
 /// The CPU device in every variant. Runners of other devices have a list of their own.
@@ -130,36 +131,69 @@ fn binaries() {
     });
 }
 
+/// A pool. Where `rounded`, its extents are rounded up as by ONNX's `ceil_mode`; the last value says whether that
+/// added a window, which then reaches past the padding.
+fn pool(b: &mut Builder, rounded: bool) -> (String, PoolRule, bool) {
+    let shape = image(b);
+    let kernel = [b.rng.size(1, 5), b.rng.size(1, 5)];
+    let least = if rounded { 2 } else { 1 };
+    let stride = [b.rng.size(least, 3), b.rng.size(least, 3)];
+    let dilation = if b.rng.chance(5) { [2, 2] } else { [1, 1] };
+    let reach = [0, 1].map(|d| dilation[d] * (kernel[d] - 1) + 1);
+    let mut pads = [0; 4];
+    for d in 0..4 {
+        pads[d] = b.rng.size(0, (kernel[d % 2] / 2 + 1).min(reach[d % 2] - 1));
+    }
+    for d in 0..2 {
+        pads[d] = pads[d].max(reach[d].saturating_sub(shape[2 + d] + pads[d + 2]));
+    }
+    let floor = [0, 1].map(|d| (shape[2 + d] + pads[d] + pads[d + 2] - reach[d]) / stride[d] + 1);
+    let out = [0, 1].map(|d| {
+        let whole = (floor[d] - 1) * stride[d] + reach[d] == shape[2 + d] + pads[d] + pads[d + 2];
+        // A window may only be added if it begins inside the input or the padding before it.
+        let begins = floor[d] * stride[d] < shape[2 + d] + pads[d];
+        floor[d] + u32::from(rounded && !whole && begins)
+    });
+    let to = vec![shape[0], shape[1], out[0], out[1]];
+    let window = Window { kernel, stride, dilation, pads };
+    let (x, y) = (b.rng.pick(&INT8), b.rng.pick(&INT8));
+    let count_pads = b.rng.chance(2);
+    // Maxima do not see where padding ends, so there are fewer of them here.
+    let (rule, x, y) = match b.rng.range(0, if rounded { 3 } else { 5 }) {
+        0 => (PoolRule::MeanF32 { count_pads }, DType::F32, DType::F32),
+        1 => (PoolRule::Max, DType::F32, DType::F32),
+        2 => (PoolRule::Mean8 { input: b.rng.quant(x), output: b.rng.quant(y), count_pads }, x, y),
+        _ => (PoolRule::Max, x, x),
+    };
+    let input = operand(b, &shape, x);
+    result(b, &to, y, |output| Op::Pool(Pool { input, output, window, rule }));
+    (format!("{shape:?} {window:?} -> {out:?} {rule:?} {x} -> {y}"), rule, out != floor)
+}
+
 #[test]
 fn pools() {
-    check("pool", 2000, |b| {
-        let shape = image(b);
-        let kernel = [b.rng.size(1, 5), b.rng.size(1, 5)];
-        let stride = [b.rng.size(1, 3), b.rng.size(1, 3)];
-        let dilation = if b.rng.chance(5) { [2, 2] } else { [1, 1] };
-        let reach = [0, 1].map(|d| dilation[d] * (kernel[d] - 1) + 1);
-        let mut pads = [0; 4];
-        for d in 0..4 {
-            pads[d] = b.rng.size(0, (kernel[d % 2] / 2 + 1).min(reach[d % 2] - 1));
-        }
-        for d in 0..2 {
-            pads[d] = pads[d].max(reach[d].saturating_sub(shape[2 + d] + pads[d + 2]));
-        }
-        let out = |d: usize| (shape[2 + d] + pads[d] + pads[d + 2] - reach[d]) / stride[d] + 1;
-        let to = vec![shape[0], shape[1], out(0), out(1)];
-        let window = Window { kernel, stride, dilation, pads };
-        let (x, y) = (b.rng.pick(&INT8), b.rng.pick(&INT8));
-        let count_pads = b.rng.chance(2);
-        let (rule, x, y) = match b.rng.range(0, 5) {
-            0 => (PoolRule::MeanF32 { count_pads }, DType::F32, DType::F32),
-            1 => (PoolRule::Max, DType::F32, DType::F32),
-            2 => (PoolRule::Mean8 { input: b.rng.quant(x), output: b.rng.quant(y), count_pads }, x, y),
-            _ => (PoolRule::Max, x, x),
+    check("pool", 2000, |b| pool(b, false).0);
+}
+
+#[test]
+fn pools_rounded_up() {
+    // Float and 8-bit means, without padding counted and with.
+    let added = [const { Cell::new(0) }; 4];
+    let build = |b: &mut Builder| {
+        let (what, rule, more) = pool(b, true);
+        let (kind, count_pads) = match rule {
+            PoolRule::MeanF32 { count_pads } => (0, count_pads),
+            PoolRule::Mean8 { count_pads, .. } => (2, count_pads),
+            PoolRule::Max => return what,
         };
-        let input = operand(b, &shape, x);
-        result(b, &to, y, |output| Op::Pool(Pool { input, output, window, rule }));
-        format!("{shape:?} {window:?} {rule:?} {x} -> {y}")
-    });
+        let count = &added[kind + usize::from(count_pads)];
+        count.set(count.get() + usize::from(more));
+        what
+    };
+    for first in [9000, 9100] {
+        check("pool", first, build);
+    }
+    assert!(added.iter().all(|n| n.get() >= 2), "{added:?}: some mean has no window that rounding up added");
 }
 
 #[test]

@@ -336,6 +336,7 @@ impl Launch {
                 "shared_bytes": c.shared_bytes, "atomics": c.atomics, "requests": c.global_requests,
                 "sectors": c.sectors, "shared_requests": c.shared_requests,
                 "shared_passes": c.shared_passes, "shared_least": c.shared_least,
+                "loop_passes": c.loop_passes, "loop_least": c.loop_least,
                 "worst_conflict": c.worst_conflict,
             },
             "dram_read_by": self.reads,

@@ -41,7 +41,7 @@ pub fn copy(cx: &mut Cx<'_>, i: &Inst, m: u32) -> Result<Flow, Trap> {
         }
     }
     cx.machine.count_global(reads, &src, size, false);
-    cx.machine.counters.shared(m, &dst, size);
+    cx.machine.counters.shared(i.main_loop, m, &dst, size);
     if cx.machine.rng.below(2) == 0 {
         perform(cx, &pending)?;
     } else {

@@ -64,7 +64,7 @@ fn read<const N: usize>(
             }
             out[lane][..N].copy_from_slice(cx.shared.get(at, N)?);
         }
-        cx.machine.counters.shared(m, addresses, N);
+        cx.machine.counters.shared(i.main_loop, m, addresses, N);
     } else {
         let (mut base, mut window): (u64, &[u8]) = (0, &[]);
         for lane in lanes(m) {
@@ -163,7 +163,7 @@ fn write<const N: usize>(
             }
             cx.shared.get_mut(at, N)?.copy_from_slice(&from[lane][..N]);
         }
-        cx.machine.counters.shared(m, addresses, N);
+        cx.machine.counters.shared(i.main_loop, m, addresses, N);
         return Ok(());
     }
     let (who, how) = (cx.who(), Strength { order: i.access.order, scope: i.access.scope });

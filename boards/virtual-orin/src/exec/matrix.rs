@@ -40,7 +40,7 @@ fn rows(cx: &mut Cx<'_>, i: &Inst, m: u32, matrices: usize, transposed: bool) ->
         };
         cx.warp.set_r(i.ops[q], m, &value);
     }
-    cx.machine.counters.matrix_rows(used, &addresses);
+    cx.machine.counters.matrix_rows(i.main_loop, used, &addresses);
     Ok(Flow::Next)
 }
 

@@ -58,6 +58,8 @@ struct Step {
     sectors_per_request: f64,
     /// Passes over the banks of shared memory beyond the fewest possible.
     bank_conflicts: u64,
+    /// Those of them in loops that multiply matrices.
+    loop_bank_conflicts: u64,
     modelled_us: f64,
     modelled_mj: f64,
     /// What limits the operation's longest kernel.
@@ -73,6 +75,9 @@ struct Totals {
     mma_useful: u64,
     mma_issued: u64,
     bank_conflicts: u64,
+    /// Those of them in loops that multiply matrices, and the passes that these loops need without.
+    loop_bank_conflicts: u64,
+    loop_passes: u64,
     dram_read_bytes: u64,
     dram_written_bytes: u64,
     /// Packed weights, tables and lists on the device: with each read once, so much is read.
@@ -114,6 +119,8 @@ impl Profile {
             mma_useful: sum(|s| if s.issued_macs > 0 { s.useful_macs } else { 0 }),
             mma_issued: sum(|s| s.issued_macs),
             bank_conflicts: sum(|s| s.bank_conflicts),
+            loop_bank_conflicts: sum(|s| s.loop_bank_conflicts),
+            loop_passes: launches.iter().map(|l| l.counters.loop_least).sum(),
             dram_read_bytes: sum(|s| s.dram_read_bytes),
             dram_written_bytes: sum(|s| s.dram_written_bytes),
             constant_bytes: lowered.constants.len() as u64,
@@ -154,6 +161,7 @@ impl Step {
             dram_written_bytes: sum(|l| l.work.dram_written),
             sectors_per_request: sum(|l| l.counters.sectors) as f64 / requests.max(1) as f64,
             bank_conflicts: sum(|l| l.counters.shared_passes - l.counters.shared_least),
+            loop_bank_conflicts: sum(|l| l.counters.loop_passes - l.counters.loop_least),
             modelled_us: launches.iter().map(|l| l.modelled.ns / 1e3).sum(),
             modelled_mj: launches.iter().map(|l| l.modelled.joules * 1e3).sum(),
             bound: longest.map_or_else(String::new, |l| l.modelled.bound.clone()),
@@ -165,6 +173,7 @@ impl Report {
     fn show(&self) {
         println!("{} on {}; random input, second inference", self.model, self.device);
         println!("us and mJ are modelled by the virtual Orin, not measured; all else is counted");
+        println!("bank: conflicts of shared memory's banks in loops that multiply matrices + elsewhere");
         if !self.validated {
             println!(
                 "the model does not agree with every measurement that it was tried on: compare us and mJ with each \
@@ -172,7 +181,7 @@ impl Report {
             );
         }
         println!(
-            "\n{:>8} {:>8} {:<8} {:>8} {:>8} {:>6} {:>8} {:>8} {:>6} {:>5}  kernel, operation",
+            "\n{:>8} {:>8} {:<8} {:>8} {:>8} {:>6} {:>8} {:>8} {:>6} {:>7}  kernel, operation",
             "us", "mJ", "bound", "kMAC", "issued", "useful", "DRAM kB", "shared", "sec/rq", "bank"
         );
         for s in &self.steps {
@@ -181,7 +190,7 @@ impl Report {
                 issued => format!("{:.2}", s.useful_macs as f64 / issued as f64),
             };
             println!(
-                "{:>8.1} {:>8.3} {:<8} {:>8} {:>8} {useful:>6} {:>8.1} {:>8.1} {:>6.1} {:>5}  {}, {} {}",
+                "{:>8.1} {:>8.3} {:<8} {:>8} {:>8} {useful:>6} {:>8.1} {:>8.1} {:>6.1} {:>7}  {}, {} {}",
                 s.modelled_us,
                 s.modelled_mj,
                 s.bound,
@@ -190,7 +199,7 @@ impl Report {
                 (s.dram_read_bytes + s.dram_written_bytes) as f64 / 1e3,
                 s.shared_bytes as f64 / 1e3,
                 s.sectors_per_request,
-                s.bank_conflicts,
+                format!("{}+{}", s.loop_bank_conflicts, s.bank_conflicts - s.loop_bank_conflicts),
                 s.kernels.join("+"),
                 s.op,
                 s.nodes
@@ -198,8 +207,13 @@ impl Report {
         }
         let t = &self.totals;
         println!(
-            "\nall: {:.1} us, {:.3} mJ (modelled); {} bank conflicts",
-            t.modelled_us, t.modelled_mj, t.bank_conflicts
+            "\nall: {:.1} us, {:.3} mJ (modelled)\n\
+             bank conflicts: {} in main loops (of {} passes), {} elsewhere",
+            t.modelled_us,
+            t.modelled_mj,
+            t.loop_bank_conflicts,
+            t.loop_passes + t.loop_bank_conflicts,
+            t.bank_conflicts - t.loop_bank_conflicts
         );
         println!(
             "mma: {:.1} M MAC useful of {:.1} M issued, {:.3}",

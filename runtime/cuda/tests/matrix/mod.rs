@@ -16,7 +16,11 @@ fn run(board: &str, seed: &str, race: &str, modes: &str, filter: &[&str]) {
         .unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{board}, seed {seed}, race {race}:\n{text}\n{errors}");
+    assert!(
+        output.status.success(),
+        "{board}, seed {seed}, race {race}: {}\n{text}\n{errors}",
+        output.status
+    );
     let passed = text.lines().find_map(|l| l.strip_prefix("test result: ok. ")).unwrap();
     let passed: usize = passed.split(' ').next().unwrap().parse().unwrap();
     assert!(passed > 0, "{board}: no test of {filter:?} ran");
@@ -27,7 +31,8 @@ fn run(board: &str, seed: &str, race: &str, modes: &str, filter: &[&str]) {
 const BOARDS: [&str; 4] = ["agx-orin-64", "agx-orin-32", "orin-nano-super", "orin-nano-4gb"];
 
 /// Short tests that use every kind of kernel between them.
-const QUICK: &[&str] = &["linear::depthwise", "linear::matrix_products", "other::pools", "other::remaps"];
+const QUICK: &[&str] =
+    &["linear::depthwise", "linear::long", "linear::matrix_products", "other::pools", "other::remaps"];
 
 /// All tests of the suites.
 const ALL: [&str; 2] = ["linear::", "other::"];
