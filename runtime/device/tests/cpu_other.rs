@@ -176,7 +176,7 @@ fn pools() {
 }
 
 #[test]
-fn pools_rounded_up() {
+fn rounded_pools() {
     // Float and 8-bit means, without padding counted and with.
     let added = [const { Cell::new(0) }; 4];
     let build = |b: &mut Builder| {
