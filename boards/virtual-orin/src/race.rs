@@ -2,8 +2,12 @@
 //!
 //! Two accesses conflict if their bytes overlap and one is a write. They must be ordered by barriers, by
 //! release and acquire patterns of sufficient scope, or by a wait for cp.async; or both must be strong with
-//! scopes that include each other. A warp is one agent: what its own lanes do to each other is not checked.
-//! cp.async of a warp is a second agent, ordered after the issue and before the wait that covers it.
+//! scopes that include each other. A warp is one agent; between two of its lanes only barriers order, and
+//! `bar.warp.sync`. cp.async of a warp is a second agent, ordered after the issue and before the wait that covers
+//! it.
+//!
+//! What the host does to mapped memory is not followed, but can be seen: where a load of less than system scope
+//! finds another value than the device saw last, and nobody has acquired from the host in between, it raced.
 //!
 //! # Source
 //! Flanagan, Freund: "FastTrack: efficient and precise dynamic race detection", PLDI 2009. PTX ISA 8.5,
@@ -32,6 +36,11 @@ struct Record {
     bytes: u8,
     /// `None` for a weak access.
     strong: Option<Scope>,
+    lanes: u32,
+    /// How often the agent's lanes had met.
+    met: u32,
+    /// Which instruction it was.
+    call: u64,
 }
 
 /// What a release left at a word for acquires to find.
@@ -59,6 +68,8 @@ struct Agent {
     seen: Clock,
     /// Times of committed cp.async groups; only for async agents.
     groups: VecDeque<u32>,
+    /// How often its lanes have met; `None` for async agents, whose copies only waits and barriers order.
+    met: Option<u32>,
 }
 
 /// The detector of one launch.
@@ -66,6 +77,11 @@ struct Agent {
 pub struct Race {
     agents: Vec<Agent>,
     words: HashMap<u64, Word>,
+    calls: u64,
+    /// Bytes of mapped host memory as the device saw or wrote them last, and `acquires` at that time.
+    host: HashMap<u64, (u8, u64)>,
+    /// How often something was acquired from the host.
+    acquires: u64,
 }
 
 /// Read, write, or read-modify-write.
@@ -100,7 +116,8 @@ impl Race {
             let mut clock = vec![0; at + 1];
             clock[at] = 1;
             let groups = VecDeque::new();
-            self.agents.push(Agent { name, block, clock, fenced: None, seen: Vec::new(), groups });
+            let met = (at == first).then_some(0);
+            self.agents.push(Agent { name, block, clock, fenced: None, seen: Vec::new(), groups, met });
         }
         first
     }
@@ -113,9 +130,13 @@ impl Race {
         self.agents[agent].clock[agent] += 1;
     }
 
-    fn ordered(&self, before: Record, agent: usize) -> bool {
-        let known = self.agents[agent].clock.get(before.agent as usize).copied().unwrap_or(0);
-        before.agent as usize == agent || known >= before.time
+    fn ordered(&self, before: Record, now: Record) -> bool {
+        if before.agent == now.agent {
+            let met = self.agents[now.agent as usize].met.is_none() || before.met != now.met;
+            return met || before.call == now.call || before.lanes & !now.lanes == 0;
+        }
+        let known = self.agents[now.agent as usize].clock.get(before.agent as usize).copied().unwrap_or(0);
+        known >= before.time
     }
 
     /// The lanes of `mask` touch `len` bytes at each place.
@@ -127,6 +148,7 @@ impl Race {
         places: &[(Space, u64); LANES],
         event: Event,
     ) -> Result<(), Trap> {
+        self.calls += 1;
         for lane in lanes(mask) {
             let (space, at) = places[lane];
             let last = at + event.len as u64 - 1;
@@ -136,7 +158,7 @@ impl Race {
                     all | u8::from(byte >= at && byte <= last) << b
                 });
                 let key = if space == Space::Shared { 1 << 63 | (block as u64) << 32 | word } else { word };
-                self.touch(agent, key, bytes, event)?;
+                self.touch((agent, lane), key, bytes, event)?;
             }
         }
         // A release or a strong store ends the agent's interval, so that what follows is not covered by it.
@@ -146,14 +168,22 @@ impl Race {
         Ok(())
     }
 
-    fn touch(&mut self, agent: usize, key: u64, bytes: u8, event: Event) -> Result<(), Trap> {
+    fn touch(
+        &mut self,
+        (agent, lane): (usize, usize),
+        key: u64,
+        bytes: u8,
+        event: Event,
+    ) -> Result<(), Trap> {
         let strong = (event.order != Order::Weak).then_some(event.scope);
-        let record = Record { agent: agent as u32, time: self.now(agent), bytes, strong };
+        let (time, met) = (self.now(agent), self.agents[agent].met.unwrap_or(0));
+        let mut record =
+            Record { agent: agent as u32, time, bytes, strong, lanes: 1 << lane, met, call: self.calls };
         let mut word = self.words.remove(&key).unwrap_or_default();
         let others = word.writes.iter().chain(if event.kind == Kind::Read { &[][..] } else { &word.reads });
         for other in others {
             if other.bytes & bytes != 0
-                && !self.ordered(*other, agent)
+                && !self.ordered(*other, record)
                 && !self.morally_strong(*other, record)
             {
                 let was_write = word.writes.iter().any(|w| w.agent == other.agent && w.time == other.time);
@@ -165,7 +195,13 @@ impl Race {
             self.acquire(agent, &word, event);
         }
         if event.kind == Kind::Read {
-            word.reads.retain(|r| r.agent != record.agent || r.bytes & !bytes != 0);
+            word.reads.retain(|r| {
+                let same = r.agent == record.agent && r.bytes & !bytes == 0;
+                if same && r.met == met {
+                    record.lanes |= r.lanes;
+                }
+                !same
+            });
             word.reads.push(record);
         } else {
             word.reads.retain(|r| r.bytes & !bytes != 0);
@@ -226,6 +262,7 @@ impl Race {
         }
         me.fenced = Some((me.clock.clone(), scope));
         self.tick(agent);
+        self.acquires += u64::from(scope == Scope::Sys);
     }
 
     /// All these warps have met at a barrier.
@@ -237,7 +274,40 @@ impl Race {
         for &warp in warps {
             self.agents[warp].clock.clone_from(&all);
             self.tick(warp);
+            self.warp_barrier(warp);
         }
+    }
+
+    /// Lanes of this warp have met. Which is not followed: none of them counts as apart from the others.
+    pub fn warp_barrier(&mut self, agent: usize) {
+        if let Some(met) = &mut self.agents[agent].met {
+            *met += 1;
+        }
+    }
+
+    /// A load found these bytes in mapped host memory.
+    pub fn host_load(&mut self, agent: usize, at: u64, bytes: &[u8], event: Event) -> Result<(), Trap> {
+        let strong = event.order != Order::Weak && event.scope == Scope::Sys;
+        for (address, byte) in (at..).zip(bytes) {
+            let last = self.host.insert(address, (*byte, self.acquires));
+            if !strong && last.is_some_and(|(value, acquires)| value != *byte && acquires == self.acquires) {
+                let name = &self.agents[agent].name;
+                let text = format!(
+                    "race on mapped word {:#x}: read by {name} is not ordered after the write by the host",
+                    at & !3
+                );
+                return Err(Box::new(TrapKind::Race(text)));
+            }
+        }
+        if strong && event.order != Order::Relaxed {
+            self.acquires += 1;
+        }
+        Ok(())
+    }
+
+    /// A store put these bytes into mapped host memory.
+    pub fn host_store(&mut self, at: u64, bytes: &[u8]) {
+        self.host.extend((at..).zip(bytes.iter().map(|byte| (*byte, self.acquires))));
     }
 
     /// A cp.async was issued.

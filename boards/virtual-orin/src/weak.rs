@@ -11,10 +11,14 @@
 //! of that scope by then, whoever stored it (cumulativity); a `fence.sc` and a releasing atomic push it on at
 //! once. `bar.sync` brings all stores of its warps to the block. Stores to one address keep their order.
 //!
-//! A weak load may find the value that its block loaded earlier, until an acquire or fence of at least device
-//! scope by a warp of the block; what comes from the host may be old for the whole device, until one of system
-//! scope. Strong loads (relaxed, volatile, acquire) see the newest value of their place; but one of less than
-//! system scope is nothing to the host.
+//! A weak load may find the value that its block loaded earlier, until the thread has acquired (or fenced) at
+//! device scope, or met at a barrier with one that has; what comes from the host may be old for the whole
+//! device, until the same at system scope. Strong loads (relaxed, volatile, acquire) see the newest value of
+//! their place; but one of less than system scope is nothing to the host, and neither is such a store: it stays
+//! at the device until a release or fence of system scope behind it, or the end of the grid.
+//!
+//! Lanes of a warp are threads of their own in this: what one acquired, and that its release comes behind what
+//! another stored, they have in common only behind `bar.warp.sync` or a barrier. A shuffle orders nothing.
 //!
 //! # Why correct programs stay correct
 //! PTX ISA 8.5, chapter 8. *Causality* (8.9.4, 8.9.5, 8.10.6): if W precedes an access A in causality order, every
@@ -28,7 +32,8 @@
 //! in order, which the model allows and does not demand. Shared memory is not weakened: what lacks a barrier
 //! there is the race detector's to find.
 
-use crate::code::{Order, Scope};
+use crate::code::{LANES, Order, Scope};
+use crate::exec::lanes;
 use crate::memory::{Fault, Memory};
 use crate::rng::Rng;
 use std::collections::{HashMap, VecDeque};
@@ -47,6 +52,8 @@ pub struct Agent {
     pub block: usize,
     /// Number of the warp in the block.
     pub warp: usize,
+    /// Lane of the warp.
+    pub lane: usize,
 }
 
 /// How an access is ordered.
@@ -83,9 +90,23 @@ struct Store {
     after: [u64; 3],
     /// Turn from which on it may move by itself.
     due: u64,
+    /// Waits at the device for an order of system scope.
+    held: bool,
+    who: Agent,
+    /// Stores of other lanes of its warp are ordered with it only if their numbers are smaller.
+    synced: u64,
 }
 
 impl Store {
+    /// Whether an older store must leave for the place of `level` before this one.
+    fn follows(&self, older: &Store, level: usize) -> bool {
+        let apart = older.who.block == self.who.block
+            && older.who.warp == self.who.warp
+            && older.who.lane != self.who.lane
+            && older.number >= self.synced;
+        older.overlaps(self.address, self.len) || older.number < self.after[level] && !apart
+    }
+
     fn overlaps(&self, address: u64, len: usize) -> bool {
         self.address < address + len as u64 && address < self.address + self.len as u64
     }
@@ -111,9 +132,7 @@ impl Place {
     fn may_leave(&self, n: usize, level: usize) -> bool {
         let store = &self.0[n];
         // What a fence must order was here before this store came.
-        !self.0[..n]
-            .iter()
-            .any(|older| older.overlaps(store.address, store.len) || older.number < store.after[level])
+        !self.0[..n].iter().any(|older| store.follows(older, level))
     }
 
     fn give(&self, address: u64, out: &mut [u8], have: &mut u32) {
@@ -124,36 +143,51 @@ impl Place {
     }
 }
 
-/// Words as they were when they were loaded: value, and which of its bytes are known.
+/// A word as it was when it was loaded.
 #[derive(Default)]
-struct Old(HashMap<u64, ([u8; 4], u8)>);
+struct OldWord {
+    value: [u8; 4],
+    /// Which of its bytes are known, one bit each.
+    known: u8,
+    time: u64,
+}
+
+/// Words as they were.
+#[derive(Default)]
+struct Old(HashMap<u64, OldWord>);
 
 impl Old {
-    fn give(&self, address: u64, out: &mut [u8], have: &mut u32) {
+    /// To a thread that must see what was there at `fresh`.
+    fn give(&self, address: u64, out: &mut [u8], have: &mut u32, fresh: u64) {
         if self.0.is_empty() {
             return;
         }
         for (n, byte) in out.iter_mut().enumerate() {
             let at = address + n as u64;
-            if let Some((value, known)) = self.0.get(&(at / 4))
+            if let Some(word) = self.0.get(&(at / 4))
                 && *have >> n & 1 == 0
-                && known >> (at % 4) & 1 == 1
+                && word.known >> (at % 4) & 1 == 1
+                && word.time >= fresh
             {
-                *byte = value[(at % 4) as usize];
+                *byte = word.value[(at % 4) as usize];
                 *have |= 1 << n;
             }
         }
     }
 
-    fn remember(&mut self, address: u64, bytes: &[u8]) {
+    /// Replaces what is too old for a thread that must see what was there at `fresh`.
+    fn remember(&mut self, address: u64, bytes: &[u8], now: u64, fresh: u64) {
         if self.0.len() >= REMEMBERED {
             self.0.clear();
         }
         for (n, byte) in bytes.iter().enumerate() {
             let at = address + n as u64;
-            let (value, known) = self.0.entry(at / 4).or_default();
-            value[(at % 4) as usize] = *byte;
-            *known |= 1 << (at % 4);
+            let word = self.0.entry(at / 4).or_default();
+            if word.known == 0 || word.time < fresh {
+                *word = OldWord { time: now, ..OldWord::default() };
+            }
+            word.value[(at % 4) as usize] = *byte;
+            word.known |= 1 << (at % 4);
         }
     }
 
@@ -166,12 +200,47 @@ impl Old {
     }
 }
 
+/// Since when a thread must see what is in memory, and what the host wrote.
+#[derive(Default, Clone, Copy)]
+struct Fresh {
+    memory: u64,
+    host: u64,
+}
+
+impl Fresh {
+    fn join(&mut self, other: Fresh) {
+        self.memory = self.memory.max(other.memory);
+        self.host = self.host.max(other.host);
+    }
+}
+
+#[derive(Default)]
+struct Warp {
+    stores: Place,
+    /// What its later stores come after.
+    after: [u64; 3],
+    /// Number of the next store when its lanes last met.
+    synced: u64,
+    lanes: [Fresh; LANES],
+}
+
+impl Warp {
+    /// The lanes of `mask` have met, with others that had this.
+    fn meet(&mut self, mask: u32, others: Fresh, next: u64) {
+        let mut all = others;
+        lanes(mask).for_each(|lane| all.join(self.lanes[lane]));
+        lanes(mask).for_each(|lane| self.lanes[lane].join(all));
+        self.synced = next;
+    }
+}
+
 #[derive(Default)]
 struct Block {
-    /// By warp: its buffer, and what its later stores come after.
-    warps: Vec<(Place, [u64; 3])>,
+    warps: Vec<Warp>,
     stores: Place,
     old: Old,
+    /// The newest of its threads.
+    fresh: Fresh,
 }
 
 /// Memory between a grid and the machine.
@@ -183,6 +252,12 @@ pub struct Weak {
     ended: VecDeque<usize>,
     device: Place,
     old: Old,
+    /// The newest sight of the host that a thread has.
+    host: u64,
+    /// Counts acquires and remembered words.
+    time: u64,
+    /// Blocks that run.
+    live: usize,
     next: u64,
     turn: u64,
     rng: Rng,
@@ -214,6 +289,9 @@ impl Weak {
             ended: VecDeque::new(),
             device: Place::default(),
             old: Old::default(),
+            host: 0,
+            time: 1,
+            live: 0,
             next: 1,
             turn: 0,
             rng: Rng::new(seed),
@@ -225,6 +303,7 @@ impl Weak {
         let warps = (0..warps).map(|_| Default::default()).collect();
         self.blocks.insert(block, Block { warps, ..Block::default() });
         self.order.push(block);
+        self.live += 1;
     }
 
     /// A block ends. That orders nothing: what it stored goes on by itself.
@@ -232,6 +311,7 @@ impl Weak {
     /// # Errors
     /// [`Fault`]: memory that was freed under a store.
     pub fn end(&mut self, memory: &mut Memory, block: usize) -> Result<(), Fault> {
+        self.live = self.live.saturating_sub(1);
         self.ended.push_back(block);
         if self.ended.len() > ENDED
             && let Some(oldest) = self.ended.pop_front()
@@ -245,7 +325,7 @@ impl Weak {
 
     /// Whether every store has arrived.
     pub fn settled(&self) -> bool {
-        let empty = |b: &Block| b.stores.0.is_empty() && b.warps.iter().all(|w| w.0.0.is_empty());
+        let empty = |b: &Block| b.stores.0.is_empty() && b.warps.iter().all(|w| w.stores.0.is_empty());
         self.device.0.is_empty() && self.blocks.values().all(empty)
     }
 
@@ -286,7 +366,8 @@ impl Weak {
     }
 
     fn settle_block(&mut self, block: usize, warp: usize) {
-        let Some(stores) = self.blocks.get_mut(&block).map(|b| std::mem::take(&mut b.warps[warp].0.0)) else {
+        let Some(stores) = self.blocks.get_mut(&block).map(|b| std::mem::take(&mut b.warps[warp].stores.0))
+        else {
             return;
         };
         stores.into_iter().for_each(|store| self.push(Some(block), store));
@@ -323,27 +404,29 @@ impl Weak {
         fetch(memory, address, newest, size, how.acquires())?;
         let weak = how.order == Order::Weak;
         let mut have = 0;
-        let block = self.blocks.get(&who.block);
-        if let Some(block) = block {
-            block.warps[who.warp].0.give(address, out, &mut have);
+        let mut fresh = Fresh::default();
+        if let Some(block) = self.blocks.get(&who.block) {
+            fresh = block.warps[who.warp].lanes[who.lane];
+            block.warps[who.warp].stores.give(address, out, &mut have);
             block.stores.give(address, out, &mut have);
             if weak {
-                block.old.give(address, out, &mut have);
+                block.old.give(address, out, &mut have, fresh.memory);
             }
         }
         let mut remember_host = false;
         if on_host(address) {
             self.device.give(address, out, &mut have);
             if weak || how.scope != Scope::Sys {
-                self.old.give(address, out, &mut have);
+                self.old.give(address, out, &mut have, fresh.host);
                 remember_host = have == 0 && self.rng.below(2) == 0;
             }
         }
         for (n, byte) in out.iter_mut().enumerate().filter(|(n, _)| have >> n & 1 == 0) {
             *byte = newest[n];
         }
+        self.time += 1;
         if remember_host {
-            self.old.remember(address, newest);
+            self.old.remember(address, newest, self.time, fresh.host);
         }
         // Only what came from memory is remembered: own stores on their way are seen anyway.
         if weak
@@ -351,7 +434,7 @@ impl Weak {
             && self.rng.below(2) == 0
             && let Some(block) = self.blocks.get_mut(&who.block)
         {
-            block.old.remember(address, newest);
+            block.old.remember(address, newest, self.time, fresh.memory);
         }
         Ok(())
     }
@@ -367,6 +450,7 @@ impl Weak {
         address: u64,
         data: &[u8],
         size: usize,
+        how: Strength,
     ) -> Result<(), Fault> {
         let mut bytes = [0; 16];
         // Only checks the address.
@@ -375,11 +459,13 @@ impl Weak {
         let (number, due, len) = (self.next, self.due(), data.len());
         self.next += 1;
         let Some(block) = self.blocks.get_mut(&who.block) else { return Ok(()) };
-        let (place, after) = &mut block.warps[who.warp];
-        place.0.push(Store { number, address, bytes, len, size, after: *after, due });
+        let warp = &mut block.warps[who.warp];
+        let held = on_host(address) && (how.order == Order::Weak || how.scope != Scope::Sys);
+        let (after, synced) = (warp.after, warp.synced);
+        warp.stores.0.push(Store { number, address, bytes, len, size, after, due, held, who, synced });
         // In order, so that whatever must go first does.
-        if place.0.len() > CAPACITY[0] {
-            let store = place.0.remove(0);
+        if warp.stores.0.len() > CAPACITY[0] {
+            let store = warp.stores.0.remove(0);
             self.push(Some(who.block), store);
         }
         let block = self.blocks.get_mut(&who.block).filter(|b| b.stores.0.len() > CAPACITY[1]);
@@ -399,21 +485,39 @@ impl Weak {
             return;
         }
         let (next, levels) = (self.next, how.scope as usize + 1);
-        if let Some(block) = self.blocks.get_mut(&who.block) {
-            block.warps[who.warp].1[..levels].fill(next);
+        let Some(block) = self.blocks.get_mut(&who.block) else { return };
+        block.warps[who.warp].after[..levels].fill(next);
+        if how.scope == Scope::Sys {
+            let own = block.warps.iter_mut().map(|w| &mut w.stores).chain([&mut block.stores]);
+            own.chain([&mut self.device]).flat_map(|place| &mut place.0).for_each(|s| s.held = false);
         }
     }
 
-    /// After a strong load, an atomic or a fence of `how`: old values may not be seen any more.
-    pub fn after(&mut self, who: Agent, how: Strength) {
-        if !how.acquires() || how.scope == Scope::Cta {
+    /// After a strong load, an atomic or a fence of `how` by the lanes of `mask`: they see old values no more.
+    pub fn after(&mut self, who: Agent, mask: u32, how: Strength) {
+        if !how.acquires() {
             return;
         }
+        self.time += 1;
+        let Some(block) = self.blocks.get_mut(&who.block) else { return };
+        // From whom they acquired is not followed up: whoever it may have been had no more than this.
+        let now = match how.scope {
+            Scope::Cta => block.fresh,
+            Scope::Gpu => Fresh { memory: self.time, host: self.host },
+            Scope::Sys => Fresh { memory: self.time, host: self.time },
+        };
+        block.fresh.join(now);
+        self.host = self.host.max(now.host);
+        let warp = &mut block.warps[who.warp];
+        lanes(mask).for_each(|lane| warp.lanes[lane].join(now));
+        // It may have been another lane.
+        warp.synced = self.next;
+    }
+
+    /// These lanes of a warp have met.
+    pub fn warp_barrier(&mut self, who: Agent, mask: u32) {
         if let Some(block) = self.blocks.get_mut(&who.block) {
-            block.old.0.clear();
-        }
-        if how.scope == Scope::Sys {
-            self.old.0.clear();
+            block.warps[who.warp].meet(mask, Fresh::default(), self.next);
         }
     }
 
@@ -434,12 +538,12 @@ impl Weak {
     ///
     /// # Errors
     /// [`Fault`], as [`Weak::end`].
-    pub fn fence(&mut self, memory: &mut Memory, who: Agent, how: Strength) -> Result<(), Fault> {
+    pub fn fence(&mut self, memory: &mut Memory, who: Agent, mask: u32, how: Strength) -> Result<(), Fault> {
         self.before(who, how);
         if how.order == Order::SeqCst {
             self.push_on(memory, who, how.scope)?;
         }
-        self.after(who, how);
+        self.after(who, mask, how);
         Ok(())
     }
 
@@ -461,7 +565,7 @@ impl Weak {
         }
         let covers = |place: &Place| place.0.iter().any(|s| s.overlaps(address, len));
         if let Some(block) = self.blocks.get(&who.block)
-            && (covers(&block.warps[who.warp].0) || covers(&block.stores))
+            && (covers(&block.warps[who.warp].stores) || covers(&block.stores))
         {
             self.settle_memory(memory, who.block)?;
         }
@@ -476,8 +580,12 @@ impl Weak {
     }
 
     /// These warps of a block have met at a barrier.
-    pub fn barrier(&mut self, block: usize, warps: impl Iterator<Item = usize>) {
-        warps.for_each(|warp| self.settle_block(block, warp));
+    pub fn barrier(&mut self, block: usize, warps: impl Iterator<Item = usize> + Clone) {
+        warps.clone().for_each(|warp| self.settle_block(block, warp));
+        let Some(block) = self.blocks.get_mut(&block) else { return };
+        let mut all = Fresh::default();
+        warps.clone().flat_map(|warp| block.warps[warp].lanes).for_each(|lane| all.join(lane));
+        warps.for_each(|warp| block.warps[warp].meet(u32::MAX, all, self.next));
     }
 
     /// Moves some stores on; true if one moved.
@@ -496,10 +604,11 @@ impl Weak {
     fn move_one(&mut self, memory: &mut Memory) -> Result<bool, Fault> {
         // The device is one more block in this choice.
         let at = self.rng.below(self.order.len() as u64 + 1) as usize;
-        let (chance, turn) = (self.rng.bits(), self.turn);
+        let (chance, turn, holds) = (self.rng.bits(), self.turn, self.live > 0);
         let pick = |place: &mut Place, level: usize| {
             let n = (chance >> 8) as usize % place.0.len().max(1);
-            let free = place.0.get(n).is_some_and(|s| s.due <= turn) && place.may_leave(n, level);
+            let due = |s: &Store| s.due <= turn && !(s.held && holds && level == 2);
+            let free = place.0.get(n).is_some_and(due) && place.may_leave(n, level);
             free.then(|| place.0.remove(n))
         };
         let Some(&number) = self.order.get(at) else {
@@ -514,7 +623,7 @@ impl Weak {
             let Some(store) = pick(&mut block.stores, 1) else { return Ok(false) };
             self.leave_block(memory, number, store)?;
         } else {
-            let Some(store) = pick(&mut block.warps[from].0, 0) else { return Ok(false) };
+            let Some(store) = pick(&mut block.warps[from].stores, 0) else { return Ok(false) };
             self.push(Some(number), store);
         }
         Ok(true)

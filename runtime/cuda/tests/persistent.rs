@@ -49,7 +49,8 @@ fn open(settings: Settings) -> Cuda {
 
 /// The shipped kernels with one change, made in the persistent kernel alone.
 fn open_faulty(settings: Settings, from: &str, to: &str) -> Cuda {
-    let (before, persistent) = pilotlight_kernels::PTX.split_once(".visible .entry persistent(").unwrap();
+    let tested = virtual_orin::ptx().unwrap_or_else(|| pilotlight_kernels::PTX.to_owned());
+    let (before, persistent) = tested.split_once(".visible .entry persistent(").unwrap();
     assert!(persistent.contains(from), "the persistent kernel has no `{from}`");
     let ptx = format!("{before}.visible .entry persistent({}", persistent.replace(from, to));
     virtual_orin::open_with(Mode::Persistent, &ptx).with(settings)
@@ -198,16 +199,59 @@ fn hang() {
     runs_exactly(&mut *graph, &mut slot, &plan, 5);
 }
 
+/// No block ever joins: block 0 waits for them until the deadline, and they wait for the next request.
+fn hang_at_the_join() {
+    let settings = Settings { deadline: Duration::from_millis(20), ..settings() };
+    let cuda = open_without(settings, "red.release.gpu.global.add.u32", 1);
+    let mut program = cuda.load(&model("digits")).unwrap();
+    let mut slot = program.slot().unwrap();
+    for _ in 0..2 {
+        let found = program.run(&mut slot);
+        let Err(RunError::Stalled { place, .. }) = &found else { panic!("{found:?}") };
+        assert!(place.contains("block 1 between inferences"), "{place}");
+    }
+}
+
+/// Aborted by the host while block 0 waits for the others.
+fn abort_at_the_join() {
+    let cuda = open_without(impatient(), "red.release.gpu.global.add.u32", 1);
+    let mut program = cuda.load(&model("digits")).unwrap();
+    aborted(&mut *program);
+}
+
+/// Step by step, so that each block passes over the instructions of the other steps.
+fn observed() {
+    let plan = model("digits");
+    let mut program = open(settings()).load(&plan).unwrap();
+    let mut cpu = Cpu::new(CpuOptions::default()).unwrap().load(&plan).unwrap();
+    let (mut slot, mut wanted) = (program.slot().unwrap(), cpu.slot().unwrap());
+    for slot in [&mut slot, &mut wanted] {
+        fill(slot, 3);
+    }
+    let (mut found, mut expected) = (Vec::new(), Vec::new());
+    program.run_observed(&mut slot, &mut |step, bytes| found.push((step, bytes.to_vec()))).unwrap();
+    cpu.run_observed(&mut wanted, &mut |step, bytes| expected.push((step, bytes.to_vec()))).unwrap();
+    assert!(found == expected && !found.is_empty());
+    runs_exactly(&mut *program, &mut slot, &plan, 4);
+}
+
 /// The same with no deadline on the device: the waiting thread has it abort.
 fn abort() {
-    let settings = Settings {
+    let cuda = open_without(impatient(), "st.release.gpu.global.u32 [", 2);
+    let mut program = cuda.load(&model("digits")).unwrap();
+    aborted(&mut *program);
+}
+
+fn impatient() -> Settings {
+    Settings {
         deadline: Duration::from_secs(1 << 30),
         look: Duration::from_millis(100),
         patience: Duration::from_millis(500),
         ..settings()
-    };
-    let cuda = open_without(settings, "st.release.gpu.global.u32 [", 2);
-    let mut program = cuda.load(&model("digits")).unwrap();
+    }
+}
+
+fn aborted(program: &mut dyn Program) {
     let mut slot = program.slot().unwrap();
     let found = program.run(&mut slot);
     assert!(matches!(found, Err(RunError::Stalled { why: "the kernel was told to abort", .. })), "{found:?}");
@@ -215,7 +259,8 @@ fn abort() {
 
 /// The shipped kernels without one instruction of the persistent kernel, the `which`th that begins so.
 fn open_without(settings: Settings, from: &str, which: usize) -> Cuda {
-    let (before, persistent) = pilotlight_kernels::PTX.split_once(".visible .entry persistent(").unwrap();
+    let tested = virtual_orin::ptx().unwrap_or_else(|| pilotlight_kernels::PTX.to_owned());
+    let (before, persistent) = tested.split_once(".visible .entry persistent(").unwrap();
     let places: Vec<usize> = persistent.match_indices(from).map(|(at, _)| at).collect();
     assert!(places.len() >= which, "{} occurrences", places.len());
     let at = places[which - 1];
@@ -327,7 +372,10 @@ const SCENARIOS: &[(&str, fn())] = &[
     ("swap-under-load", swap_under_load),
     ("more-threads-than-requests", more_threads_than_requests),
     ("hang", hang),
+    ("hang-at-the-join", hang_at_the_join),
     ("abort", abort),
+    ("abort-at-the-join", abort_at_the_join),
+    ("observed", observed),
     ("trap", trap),
     ("refused", refused),
     ("impossible", impossible),
@@ -461,6 +509,7 @@ fn threads_wait_for_room_in_the_mailbox() {
 
 #[test]
 fn a_hang_ends_at_the_deadline_and_says_where() {
+    run("hang-at-the-join", &[]);
     let output = run("hang", &[]);
     assert!(String::from_utf8_lossy(&output.stdout).contains("waiting at instruction"));
 }
@@ -468,6 +517,19 @@ fn a_hang_ends_at_the_deadline_and_says_where() {
 #[test]
 fn a_hang_without_a_deadline_is_aborted_by_the_host() {
     run("abort", &[]);
+    run("abort-at-the-join", &[]);
+}
+
+#[test]
+fn giving_up_has_no_race() {
+    for name in ["hang", "hang-at-the-join", "abort", "abort-at-the-join"] {
+        run(name, &[("PILOTLIGHT_VIRTUAL_RACE", "1")]);
+    }
+}
+
+#[test]
+fn every_step_can_be_observed() {
+    run("observed", &[("PILOTLIGHT_VIRTUAL_RACE", "1")]);
 }
 
 #[test]

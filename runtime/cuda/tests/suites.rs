@@ -10,7 +10,7 @@ mod linear;
 #[path = "../../device/tests/cpu_other.rs"]
 mod other;
 
-use pilotlight_cuda::{Cuda, Mode, lower};
+use pilotlight_cuda::{Cuda, Mode, Settings, Wait, lower};
 use pilotlight_device::{Device, LoadError, Program, Reference};
 use pilotlight_plan::Plan;
 use std::collections::BTreeMap;
@@ -68,7 +68,10 @@ fn devices() -> Vec<Box<dyn Device>> {
     };
     let open = |turn: usize| {
         let mode = [Mode::Launch, Mode::Graph, Mode::Persistent][turn];
-        Box::new(Shared(OPEN[turn].get_or_init(|| virtual_orin::open(mode)))) as Box<dyn Device>
+        // Waiting threads sleep: emulation needs the cores.
+        let settings = Settings { wait: Wait::Block, ..Settings::default() };
+        let cuda = || virtual_orin::open(mode).with(settings.clone());
+        Box::new(Shared(OPEN[turn].get_or_init(cuda))) as Box<dyn Device>
     };
     turns.into_iter().map(open).collect()
 }

@@ -365,3 +365,20 @@ fn products_of_computed_tensors() {
         format!("{left:?} by {right:?} {x} {y} -> {dtype}")
     });
 }
+
+/// Memory of the caller's is written by one step and read by another, whose parts need parts of many.
+#[test]
+fn outputs_that_a_later_step_reads() {
+    for seed in 8000..8004 {
+        let mut b = Builder::new(seed);
+        let (h, w) = (b.rng.size(20, 90), b.rng.size(20, 90));
+        let x = b.input(&[1, 1, h, w], DType::U8);
+        let first = b.output(&[1, 1, h, w], DType::U8);
+        b.copy(x, first);
+        let written = b.plan.tensor(first).clone();
+        let turned = b.tensor(&[1, 1, w, h], DType::U8, written.buffer, 0, vec![0, 0, 1, u64::from(w)]);
+        let second = b.output(&[1, 1, w, h], DType::U8);
+        b.copy(turned, second);
+        compare(&b.finish(), seed, &format!("seed {seed}: {h} x {w} copied, then turned"));
+    }
+}

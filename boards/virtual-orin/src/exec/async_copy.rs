@@ -7,7 +7,7 @@
 use super::{Cx, Flow, PendingCopy, Trap, TrapKind, aligned, lanes};
 use crate::code::{Inst, LANES};
 use crate::memory::Fault;
-use crate::weak::Strength;
+use crate::weak::{Agent, Strength};
 
 /// `cp.async.{ca,cg}.shared.global [dst], [src], size{, src-size}`.
 pub fn copy(cx: &mut Cx<'_>, i: &Inst, m: u32) -> Result<Flow, Trap> {
@@ -56,7 +56,7 @@ fn perform(cx: &mut Cx<'_>, copy: &PendingCopy) -> Result<(), Trap> {
         let (take, at) = (copy.take[lane] as usize, copy.src[lane]);
         let mut data = [0u8; 16];
         if take > 0 {
-            let who = cx.who();
+            let who = Agent { lane, ..cx.who() };
             if let Some(weak) = &mut cx.weak {
                 weak.load(&cx.machine.memory, who, at, &mut data[..take], 1, Strength::WEAK)?;
             } else if at >> 48 == 0 {

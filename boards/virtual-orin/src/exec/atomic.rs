@@ -20,7 +20,7 @@ fn update(cx: &mut Cx<'_>, i: &Inst, m: u32, f: impl Fn(u64, usize) -> u64) -> R
                 weak.atomic(&mut cx.machine.memory, who, addresses[lane], size, how)?;
             }
         }
-        weak.after(who, how);
+        weak.after(who, m, how);
     }
     for lane in lanes(m) {
         let (space, at) = space_of(i.access.space, addresses[lane]);

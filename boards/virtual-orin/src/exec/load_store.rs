@@ -5,7 +5,7 @@ use super::{Cx, Flow, Trap, aligned, lanes};
 use crate::code::{Class, Inst, LANES, Order, R64, Space};
 use crate::memory::Fault;
 use crate::race::{Event, Kind};
-use crate::weak::Strength;
+use crate::weak::{Agent, Strength};
 
 /// Lanes' bytes: up to 16 for each.
 type LaneBytes = [[u8; 16]; LANES];
@@ -72,6 +72,7 @@ fn read<const N: usize>(
             aligned(at, N)?;
             if let Some(weak) = &mut cx.weak {
                 let size = usize::from(i.access.size);
+                let who = Agent { lane, ..who };
                 weak.load(&cx.machine.memory, who, at, &mut out[lane][..N], size, how)?;
                 cx.machine.polled_host |= at >> 48 == 0 && how.order != Order::Weak;
                 continue;
@@ -98,11 +99,14 @@ fn read<const N: usize>(
                     if i.access.order != Order::Weak {
                         cx.machine.polled_host = true;
                     }
+                    if let Some(race) = &mut cx.machine.race {
+                        race.host_load(cx.agent, at, &out[lane][..N], event(i, N, false))?;
+                    }
                 }
             }
         }
         if let Some(weak) = &mut cx.weak {
-            weak.after(who, how);
+            weak.after(who, m, how);
         }
         cx.machine.count_global(m, addresses, N, false);
     }
@@ -174,7 +178,8 @@ fn write<const N: usize>(
         let at = addresses[lane];
         aligned(at, N)?;
         if let Some(weak) = &mut cx.weak {
-            weak.store(&mut cx.machine.memory, who, at, &from[lane][..N], usize::from(i.access.size))?;
+            let (who, size) = (Agent { lane, ..who }, usize::from(i.access.size));
+            weak.store(&mut cx.machine.memory, who, at, &from[lane][..N], size, how)?;
         } else if at >> 48 == 0 {
             let release = matches!(i.access.order, Order::Release | Order::AcqRel);
             let host = cx.machine.memory.host.as_ref();
@@ -183,12 +188,26 @@ fn write<const N: usize>(
             if stored.is_none() {
                 return Err(Fault::Unmapped { address: at, len: N }.into());
             }
+            if let Some(race) = &mut cx.machine.race {
+                race.host_store(at, &from[lane][..N]);
+            }
         } else {
             cx.machine.memory.bytes_mut(at, N)?.copy_from_slice(&from[lane][..N]);
         }
     }
     cx.machine.count_global(m, addresses, N, true);
     Ok(())
+}
+
+/// An access as the race detector sees it.
+fn event(i: &Inst, len: usize, write: bool) -> Event {
+    let (kind, order) = match (i.class, i.access.order) {
+        // Atomics without a written order are relaxed (PTX ISA 9.7.13.5).
+        (Class::Atomic, Order::Weak) => (Kind::Update, Order::Relaxed),
+        (Class::Atomic, order) => (Kind::Update, order),
+        (_, order) => (if write { Kind::Write } else { Kind::Read }, order),
+    };
+    Event { len, kind, order, scope: i.access.scope }
 }
 
 impl Cx<'_> {
@@ -200,12 +219,6 @@ impl Cx<'_> {
         }
         let places = at.map(|a| self.space_of(i.access.space, a));
         let Some(race) = &mut self.machine.race else { return Ok(()) };
-        let (kind, order) = match (i.class, i.access.order) {
-            // Atomics without a written order are relaxed (PTX ISA 9.7.13.5).
-            (Class::Atomic, Order::Weak) => (Kind::Update, Order::Relaxed),
-            (Class::Atomic, order) => (Kind::Update, order),
-            (_, order) => (if write { Kind::Write } else { Kind::Read }, order),
-        };
-        race.access(self.agent, self.resident, m, &places, Event { len, kind, order, scope: i.access.scope })
+        race.access(self.agent, self.resident, m, &places, event(i, len, write))
     }
 }

@@ -358,7 +358,7 @@ pub struct Cx<'a> {
 impl Cx<'_> {
     /// Who acts, in weak mode.
     pub fn who(&self) -> Agent {
-        Agent { block: self.resident, warp: self.warp.index }
+        Agent { block: self.resident, warp: self.warp.index, lane: 0 }
     }
 
     /// As [`space_of`].

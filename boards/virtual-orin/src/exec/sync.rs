@@ -28,6 +28,13 @@ pub fn warp_barrier(cx: &mut Cx<'_>, i: &Inst, m: u32) -> Result<Flow, Trap> {
     if members & !m != 0 {
         return Ok(Flow::Converge(members));
     }
+    let who = cx.who();
+    if let Some(weak) = &mut cx.weak {
+        weak.warp_barrier(who, members);
+    }
+    if let Some(race) = &mut cx.machine.race {
+        race.warp_barrier(cx.agent);
+    }
     Ok(Flow::Next)
 }
 
@@ -41,7 +48,7 @@ pub fn fence(cx: &mut Cx<'_>, i: &Inst, m: u32) -> Result<Flow, Trap> {
         }
         let who = cx.who();
         if let Some(weak) = &mut cx.weak {
-            weak.fence(&mut cx.machine.memory, who, Strength { order: i.access.order, scope })?;
+            weak.fence(&mut cx.machine.memory, who, m, Strength { order: i.access.order, scope })?;
         }
         if scope == Scope::Sys {
             // Partners of a system fence run on the host's own memory model.

@@ -92,6 +92,7 @@ pub fn weakenings(ptx: &str, site: &Site) -> Vec<(&'static str, String)> {
     replaced("relaxed", ".acquire", ".relaxed");
     replaced("relaxed", ".release", ".relaxed");
     replaced("device scope", ".sys", ".gpu");
+    replaced("block scope", ".gpu", ".cta");
     replaced("acq_rel", "fence.sc", "fence.acq_rel");
     // A plain access has neither strength nor scope.
     for strength in [".relaxed.sys", ".relaxed.gpu", ".volatile"] {
@@ -146,7 +147,10 @@ mod tests {
         );
         assert_eq!(ways(3).collect::<Vec<_>>(), ["fence.sc.gpu;", "fence.acq_rel.sys;", ""]);
         assert_eq!(ways(4).collect::<Vec<_>>(), ["cp.async.wait_group 2;"]);
-        assert_eq!(ways(5).collect::<Vec<_>>(), ["ld.global.u32 %r1, [%rd1];"]);
+        assert_eq!(
+            ways(5).collect::<Vec<_>>(),
+            ["ld.relaxed.cta.global.u32 %r1, [%rd1];", "ld.global.u32 %r1, [%rd1];"]
+        );
         assert_eq!(planted(TEXT, &all[0], "").lines().count(), TEXT.lines().count());
     }
 }

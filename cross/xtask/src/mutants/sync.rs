@@ -7,40 +7,68 @@ use crate::shell;
 use anyhow::{Context, Result, bail};
 use std::time::Instant;
 
-const WEAK: (&str, &str) = ("PILOTLIGHT_VIRTUAL_WEAK", "1");
-const RACE: (&str, &str) = ("PILOTLIGHT_VIRTUAL_RACE", "1");
-const PERSISTENT: (&str, &str) = ("PILOTLIGHT_TEST_PERSISTENT", "1");
+type Setting = (&'static str, &'static str);
+const WEAK: Setting = ("PILOTLIGHT_VIRTUAL_WEAK", "1");
+const RACE: Setting = ("PILOTLIGHT_VIRTUAL_RACE", "1");
+const PERSISTENT: Setting = ("PILOTLIGHT_TEST_PERSISTENT", "1");
 const SEED: &str = "PILOTLIGHT_VIRTUAL_SEED";
-const NETWORK: Option<&str> = Some("in_child_small_network");
-/// Requests that race with parking; how many meet it depends on the machine's load.
-const PARKS: (&str, &str) = ("PILOTLIGHT_TEST_PARKS", "400");
+const PARKS: &str = "PILOTLIGHT_TEST_PARKS";
+const SCENARIO: &str = "PILOTLIGHT_TEST_SCENARIO";
 
-/// For the persistent kernel: a small network, then convolutions of every tile.
-const RESIDENT: &[Round] = &[
-    Round { target: "weak", tests: NETWORK, variables: &[WEAK, (SEED, "1")] },
-    Round { target: "weak", tests: NETWORK, variables: &[RACE, (SEED, "2")] },
-    Round { target: "weak", tests: NETWORK, variables: &[WEAK, PARKS, (SEED, "3")] },
-    Round { target: "weak", tests: NETWORK, variables: &[WEAK, PARKS, (SEED, "4")] },
-    Round {
-        target: "suites",
-        tests: Some("linear::convolutions"),
-        variables: &[RACE, PERSISTENT, (SEED, "5")],
-    },
+/// A small network, with requests that race with parking.
+const fn network(variables: &'static [Setting]) -> Round {
+    Round { target: "weak", tests: Some("in_child_small_network"), variables }
+}
+
+const fn scenario(variables: &'static [Setting]) -> Round {
+    Round { target: "persistent", tests: Some("scenario"), variables }
+}
+
+const fn suite(tests: &'static str, variables: &'static [Setting]) -> Round {
+    Round { target: "suites", tests: Some(tests), variables }
+}
+
+/// For the persistent kernel outside the tiles of convolutions: quick tests first.
+const PROTOCOL: &[Round] = &[
+    network(&[RACE, (PARKS, "20"), (SEED, "2")]),
+    network(&[WEAK, (SEED, "1")]),
+    scenario(&[RACE, (SCENARIO, "observed")]),
+    Round { target: "lib", tests: Some("lamp"), variables: &[RACE] },
+    suite("outputs_that", &[RACE, PERSISTENT]),
+    scenario(&[RACE, (SCENARIO, "hang-at-the-join")]),
+    scenario(&[RACE, (SCENARIO, "abort-at-the-join")]),
+    scenario(&[RACE, (SCENARIO, "hang")]),
+    scenario(&[RACE, (SCENARIO, "abort")]),
+    network(&[WEAK, (PARKS, "400"), (SEED, "3")]),
+    network(&[WEAK, (PARKS, "400"), (SEED, "4")]),
 ];
+
+/// For the persistent kernel's convolutions.
+const TILES: &[Round] = &[suite("linear::convolutions", &[RACE, PERSISTENT, (SEED, "5")])];
 
 /// For kernels that are launched: no memory but shared memory is shared within a launch.
-const LAUNCHED: &[Round] = &[
-    Round { target: "suites", tests: Some("linear::convolutions"), variables: &[(SEED, "1")] },
-    Round { target: "suites", tests: Some("linear::convolutions"), variables: &[RACE, (SEED, "2")] },
-];
+const LAUNCHED: &[Round] =
+    &[suite("linear::convolutions", &[RACE, ("PILOTLIGHT_TEST_MODES", "launched"), (SEED, "2")])];
 
-/// For faults of the host: the checker's own tests too.
+/// For faults of the host: the checker's own tests first.
 const HOST: &[Round] = &[
     Round { target: "lib", tests: None, variables: &[] },
-    Round { target: "weak", tests: NETWORK, variables: &[WEAK, (SEED, "1")] },
-    Round { target: "weak", tests: NETWORK, variables: &[RACE, (SEED, "2")] },
-    Round { target: "suites", tests: Some("linear::"), variables: &[PERSISTENT, (SEED, "3")] },
+    network(&[WEAK, (SEED, "1")]),
+    network(&[RACE, (PARKS, "20"), (SEED, "2")]),
+    suite("outputs_that", &[RACE, PERSISTENT]),
+    suite("linear::", &[PERSISTENT, (SEED, "3")]),
+    scenario(&[(SCENARIO, "hang")]),
 ];
+
+/// The tests that exercise a site, or if they are not known from its place, all, the likeliest first.
+fn rounds(site: &sites::Site) -> Vec<&'static Round> {
+    let tile = site.what.starts_with("cp.async") || site.what == "bar.sync" && site.number > 6;
+    match site.kernel.as_str() {
+        "persistent" if tile => TILES.iter().chain(PROTOCOL).collect(),
+        "persistent" => PROTOCOL.iter().collect(),
+        _ => LAUNCHED.iter().collect(),
+    }
+}
 
 /// Why a weakened site that nothing catches does no harm: its key (see [`sites::Site::key`]), how it is
 /// weakened, and the argument. A key that names no site any more is an error.
@@ -121,20 +149,19 @@ pub fn run(options: &Options) -> Result<()> {
         bail!("no fault has this in its name; --list shows them");
     }
     let bench = Bench::new()?;
-    for rounds in [RESIDENT, LAUNCHED, HOST] {
-        bench.must_pass(rounds, "")?;
-    }
+    let all: Vec<&Round> = [PROTOCOL, TILES, LAUNCHED, HOST].into_iter().flatten().collect();
+    bench.must_pass(&all, "")?;
     let mut tally = Tally::default();
     for (name, site, way, line) in weakened {
         let since = Instant::now();
-        let rounds = if site.kernel == "persistent" { RESIDENT } else { LAUNCHED };
-        let how = bench.try_ptx(&sites::planted(&ptx, site, &line), rounds, "")?;
+        let how = bench.try_ptx(&sites::planted(&ptx, site, &line), &rounds(site), "")?;
         let argued = ARGUED.iter().find(|(key, w, _)| *key == site.key() && *w == way);
         tally.line(&name, since, how.as_deref(), argued.map(|(.., argument)| *argument));
     }
     for fault in faults {
         let since = Instant::now();
-        let how = bench.plant(fault, if fault.in_cuda() { RESIDENT } else { HOST })?;
+        let rounds: Vec<&Round> = if fault.in_cuda() { PROTOCOL } else { HOST }.iter().collect();
+        let how = bench.plant(fault, &rounds)?;
         tally.line(fault.name, since, how.as_deref(), None);
     }
     tally.finish()

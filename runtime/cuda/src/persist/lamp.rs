@@ -305,7 +305,7 @@ impl Lamp {
         if self.words().done(number) {
             return Ok(());
         }
-        if self.words().left(state.generation).is_some_and(|reason| reason >= abi::LEAVE_ABORTED) {
+        if self.aborted(&state) {
             return Ok(self.extinguish(&mut state)?);
         }
         if waited > self.settings.patience {
@@ -314,7 +314,8 @@ impl Lamp {
         }
         match self.idle() {
             Err(broken) => Err(self.fail(&mut state, broken).into()),
-            // Looked at again, as it may have ended and been done between the two looks.
+            // Looked at again, as it may have been done, or have given up, between the two looks.
+            Ok(true) if self.aborted(&state) => Ok(self.extinguish(&mut state)?),
             Ok(true) if !self.words().done(number) => {
                 let call = "waiting for the persistent kernel";
                 let problem = "it left with a request before it; please report this".into();
@@ -322,6 +323,11 @@ impl Lamp {
             }
             Ok(_) => Ok(()),
         }
+    }
+
+    /// Whether the last launch has given up.
+    fn aborted(&self, state: &State) -> bool {
+        self.words().left(state.generation).is_some_and(|reason| reason >= abi::LEAVE_ABORTED)
     }
 
     /// Whether the kernel has ended; an error if it ended badly.

@@ -10,8 +10,42 @@ use pilotlight_device::Device;
 use pilotlight_plan::Plan;
 use std::path::Path;
 
+/// One kernel has all of the virtual board.
+static BOARD: Mutex<()> = Mutex::new(());
+
+fn digits() -> Plan {
+    Plan::open(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/digits/model.plan")).unwrap()
+}
+
+#[test]
+fn a_kernel_stays_lit_while_its_host_lives_and_leaves_when_it_is_told() {
+    let _board = BOARD.lock().unwrap_or_else(PoisonError::into_inner);
+    let settings = Settings {
+        idle: None,
+        heartbeat: Duration::from_secs(2),
+        wait: Wait::Block,
+        patience: Duration::from_secs(15),
+        ..Settings::default()
+    };
+    let cuda = virtual_orin::open(Mode::Persistent).with(settings);
+    let mut program = cuda.load(&digits()).unwrap();
+    let mut slot = program.slot().unwrap();
+    program.run(&mut slot).unwrap();
+    let lamp = cuda.lamp().unwrap().unwrap();
+    let generation = lamp.lock().generation;
+    for pause in [0, 10, 4500] {
+        std::thread::sleep(Duration::from_millis(pause));
+        program.run(&mut slot).unwrap();
+        assert_eq!(lamp.lock().generation, generation, "it left although the host lives");
+    }
+    drop((program, slot));
+    assert!(lamp.idle().unwrap());
+    assert_eq!(lamp.words().left(generation), Some(abi::LEAVE_ORDERED));
+}
+
 #[test]
 fn a_kernel_leaves_when_its_host_is_frozen_and_comes_back_when_it_thaws() {
+    let _board = BOARD.lock().unwrap_or_else(PoisonError::into_inner);
     let settings = Settings {
         idle: None,
         heartbeat: Duration::from_millis(500),
@@ -20,9 +54,7 @@ fn a_kernel_leaves_when_its_host_is_frozen_and_comes_back_when_it_thaws() {
         ..Settings::default()
     };
     let cuda = virtual_orin::open(Mode::Persistent).with(settings);
-    let plan =
-        Plan::open(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/digits/model.plan")).unwrap();
-    let mut program = cuda.load(&plan).unwrap();
+    let mut program = cuda.load(&digits()).unwrap();
     let mut slot = program.slot().unwrap();
     program.run(&mut slot).unwrap();
     let output = slot.output(0).to_vec();

@@ -4,6 +4,7 @@
 //! `RUSTFLAGS="--cfg loom" cargo test -p pilotlight-cuda --release --lib mailbox`
 //!
 //! A lost wake-up shows as a request that nobody serves; a missing order as an input or output that is not there.
+//! The model is shown to find them: without the host's fence, or the kernel's, it must fail.
 
 use super::mailbox::{Word, Words};
 use loom::sync::Arc;
@@ -25,21 +26,38 @@ impl Word for AtomicU32 {
     }
 }
 
-/// Mailbox, a slot's input and output.
-struct Memory {
-    submitted: AtomicU32,
-    order: AtomicU32,
-    beat: AtomicU32,
-    done: AtomicU32,
-    parked: AtomicU32,
-    reason: AtomicU32,
-    input: AtomicU32,
-    output: AtomicU32,
+/// A word whose fence does nothing.
+struct Unfenced(AtomicU32);
+
+impl Word for Unfenced {
+    fn load(&self, order: Ordering) -> u32 {
+        self.0.load(order)
+    }
+
+    fn store(&self, value: u32, order: Ordering) {
+        self.0.store(value, order);
+    }
+
+    fn fence(_: Ordering) {}
 }
 
-impl Memory {
-    fn new() -> Arc<Self> {
-        let word = || AtomicU32::new(0);
+/// Mailbox, a slot's input and output.
+struct Memory<W> {
+    submitted: W,
+    order: W,
+    beat: W,
+    done: W,
+    parked: W,
+    reason: W,
+    input: W,
+    output: W,
+    /// Generation of the last launch that has ended: what the driver knows.
+    ended: AtomicU32,
+}
+
+impl<W: Word> Memory<W> {
+    fn new(word: impl Fn(AtomicU32) -> W) -> Arc<Self> {
+        let word = || word(AtomicU32::new(0));
         Arc::new(Self {
             submitted: word(),
             order: word(),
@@ -49,10 +67,11 @@ impl Memory {
             reason: word(),
             input: word(),
             output: word(),
+            ended: AtomicU32::new(0),
         })
     }
 
-    fn words(&self) -> Words<'_, AtomicU32> {
+    fn words(&self) -> Words<'_, W> {
         Words {
             submitted: &self.submitted,
             order: &self.order,
@@ -65,7 +84,7 @@ impl Memory {
 }
 
 /// One launch: `listen`, the inference, `park`. It is idle after `patience` looks without a request.
-fn kernel(m: &Memory, generation: u32, patience: u32) {
+fn kernel<W: Word>(m: &Memory<W>, generation: u32, patience: u32, fenced: bool) {
     let mut served = m.done.load(Relaxed);
     let mut idle = 0;
     loop {
@@ -83,7 +102,9 @@ fn kernel(m: &Memory, generation: u32, patience: u32) {
         if idle >= patience {
             m.reason.store(1, Relaxed);
             m.parked.store(generation, Release);
-            fence(SeqCst);
+            if fenced {
+                fence(SeqCst);
+            }
             if m.submitted.load(Relaxed) == served {
                 return;
             }
@@ -95,7 +116,12 @@ fn kernel(m: &Memory, generation: u32, patience: u32) {
 }
 
 /// Launches run one after the other, as in a stream.
-fn host(memory: &Arc<Memory>, requests: u32, patience: u32) {
+fn host<W: Word + Send + Sync + 'static>(
+    memory: &Arc<Memory<W>>,
+    requests: u32,
+    patience: u32,
+    fenced: bool,
+) {
     let (mut generation, mut launch) = (0, None::<thread::JoinHandle<()>>);
     for number in 1..=requests {
         let words = memory.words();
@@ -107,10 +133,13 @@ fn host(memory: &Arc<Memory>, requests: u32, patience: u32) {
                 if let Some(before) = before {
                     before.join().unwrap();
                 }
-                kernel(&m, generation, patience);
+                kernel(&m, generation, patience, fenced);
+                m.ended.store(generation, Release);
             }));
         }
         while !words.done(number) {
+            let ended = memory.ended.load(Acquire) == generation;
+            assert!(!ended || words.done(number), "request {number} is lost");
             thread::yield_now();
         }
         assert_eq!(memory.output.load(Relaxed), number * 10, "the output is not there");
@@ -128,10 +157,22 @@ fn check(model: impl Fn() + Sync + Send + 'static) {
 
 #[test]
 fn a_request_that_races_with_a_park_is_served() {
-    check(|| host(&Memory::new(), 2, 1));
+    check(|| host(&Memory::new(|word| word), 2, 1, true));
 }
 
 #[test]
 fn a_kernel_that_stays_serves_one_request_after_the_other() {
-    check(|| host(&Memory::new(), 2, 2));
+    check(|| host(&Memory::new(|word| word), 2, 2, true));
+}
+
+#[test]
+#[should_panic(expected = "request 2 is lost")]
+fn without_the_hosts_fence_a_request_is_lost() {
+    check(|| host(&Memory::new(Unfenced), 2, 1, true));
+}
+
+#[test]
+#[should_panic(expected = "request 2 is lost")]
+fn without_the_kernels_fence_a_request_is_lost() {
+    check(|| host(&Memory::new(|word| word), 2, 1, false));
 }

@@ -14,16 +14,15 @@ pub fn real() -> bool {
     std::env::var_os("PILOTLIGHT_TEST_GPU").is_some()
 }
 
+/// Kernels to test instead of those that ship: `cargo xtask kernel-mutants` and `sync-mutants` plant faults in them.
+pub fn ptx() -> Option<String> {
+    let path = std::env::var_os("PILOTLIGHT_TEST_PTX")?;
+    Some(std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display())))
+}
+
 /// Opens the CUDA device.
 pub fn open(mode: Mode) -> Cuda {
-    // Kernels to test instead of those that ship: `cargo xtask kernel-mutants` plants faults in them.
-    match std::env::var_os("PILOTLIGHT_TEST_PTX") {
-        Some(path) => {
-            let ptx = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-            open_with(mode, &ptx)
-        }
-        None => open_with(mode, pilotlight_kernels::PTX),
-    }
+    open_with(mode, ptx().as_deref().unwrap_or(pilotlight_kernels::PTX))
 }
 
 /// Opens it with these kernels.
