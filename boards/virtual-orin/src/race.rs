@@ -204,8 +204,10 @@ impl Race {
             });
             word.reads.push(record);
         } else {
-            word.reads.retain(|r| r.bytes & !bytes != 0);
-            word.writes.retain(|w| w.bytes & !bytes != 0);
+            // Strong ones that are not ordered with this one stay: a weak access may still race with them.
+            let stays = |r: &Record| r.bytes & !bytes != 0 || !self.ordered(*r, record);
+            word.reads.retain(stays);
+            word.writes.retain(stays);
             word.writes.push(record);
             word.published = self.release(agent, word.published.take(), event);
         }
@@ -288,6 +290,7 @@ impl Race {
     /// A load found these bytes in mapped host memory.
     pub fn host_load(&mut self, agent: usize, at: u64, bytes: &[u8], event: Event) -> Result<(), Trap> {
         let strong = event.order != Order::Weak && event.scope == Scope::Sys;
+        self.acquires += u64::from(strong && event.order != Order::Relaxed);
         for (address, byte) in (at..).zip(bytes) {
             let last = self.host.insert(address, (*byte, self.acquires));
             if !strong && last.is_some_and(|(value, acquires)| value != *byte && acquires == self.acquires) {
@@ -298,9 +301,6 @@ impl Race {
                 );
                 return Err(Box::new(TrapKind::Race(text)));
             }
-        }
-        if strong && event.order != Order::Relaxed {
-            self.acquires += 1;
         }
         Ok(())
     }
@@ -427,6 +427,56 @@ mod tests {
         assert!(at(&mut race, b, 64, Kind::Read, WEAK, Scope::Cta));
         // Overwriting what b still reads: write after read.
         assert!(!at(&mut race, a, 64, Kind::Write, WEAK, Scope::Cta));
+    }
+
+    #[test]
+    fn a_later_atomic_hides_no_race_with_an_earlier_one() {
+        let (mut race, a, b) = two_blocks();
+        assert!(at(&mut race, a, 0, Kind::Update, Order::Release, Scope::Gpu));
+        assert!(at(&mut race, b, 0, Kind::Update, Order::Release, Scope::Gpu));
+        assert!(at(&mut race, b, 0, Kind::Read, Order::Relaxed, Scope::Gpu));
+        assert!(!at(&mut race, b, 0, Kind::Read, WEAK, Scope::Gpu));
+    }
+
+    #[test]
+    fn lanes_of_a_warp_race_until_they_meet() {
+        let mut race = Race::default();
+        let a = race.warp("a".into(), 0);
+        let places = [(Space::Shared, 64); LANES];
+        let by = |race: &mut Race, lanes: u32, kind: Kind| {
+            let event = Event { len: 4, kind, order: WEAK, scope: Scope::Cta };
+            race.access(a, 0, lanes, &places, event).is_ok()
+        };
+        // The lanes of one instruction are no race, nor is a lane with itself.
+        assert!(by(&mut race, 3, Kind::Write) && !by(&mut race, 1, Kind::Read));
+        race.warp_barrier(a);
+        assert!(by(&mut race, 1, Kind::Write) && by(&mut race, 1, Kind::Read));
+        assert!(!by(&mut race, 2, Kind::Read));
+        race.warp_barrier(a);
+        assert!(by(&mut race, 6, Kind::Read));
+        assert!(!by(&mut race, 1, Kind::Write));
+    }
+
+    #[test]
+    fn a_weak_look_at_what_the_host_changed_is_a_race() {
+        let look = |race: &mut Race, value: u8, order, scope| {
+            race.host_load(0, 4096, &[value], Event { len: 1, kind: Kind::Read, order, scope }).is_ok()
+        };
+        for (order, scope, fine) in [
+            (Order::Relaxed, Scope::Sys, true),
+            (Order::Relaxed, Scope::Gpu, false),
+            (WEAK, Scope::Sys, false),
+        ] {
+            let mut race = Race::default();
+            race.warp("a".into(), 0);
+            assert!(look(&mut race, 1, order, scope) && look(&mut race, 1, order, scope));
+            assert_eq!(look(&mut race, 2, order, scope), fine);
+            race.host_store(4096, &[3]);
+            assert!(look(&mut race, 3, order, scope));
+            // Another word was acquired in between.
+            let event = Event { len: 1, kind: Kind::Read, order: Order::Acquire, scope: Scope::Sys };
+            assert!(race.host_load(0, 8192, &[0], event).is_ok() && look(&mut race, 4, order, scope));
+        }
     }
 
     #[test]

@@ -7,8 +7,8 @@
 //! 3. memory, which every block sees; a store to mapped host memory stops at the **device** first, where every
 //!    block sees it and the host does not.
 //!
-//! A fence or release of a scope orders the warp's later stores behind everything that has reached the places
-//! of that scope by then, whoever stored it (cumulativity); a `fence.sc` and a releasing atomic push it on at
+//! A fence of a scope orders the warp's later stores, and a release itself alone, behind everything that has
+//! reached the places of that scope by then, whoever stored it (cumulativity); a `fence.sc` and a releasing atomic push it on at
 //! once. `bar.sync` brings all stores of its warps to the block. Stores to one address keep their order.
 //!
 //! A weak load may find the value that its block loaded earlier, until the thread has acquired (or fenced) at
@@ -243,6 +243,14 @@ struct Block {
     fresh: Fresh,
 }
 
+impl Block {
+    /// An order of system scope: what the host need not have seen before, it must see now.
+    fn release(&mut self, device: &mut Place) {
+        let own = self.warps.iter_mut().map(|w| &mut w.stores).chain([&mut self.stores]);
+        own.chain([device]).flat_map(|place| &mut place.0).for_each(|store| store.held = false);
+    }
+}
+
 /// Memory between a grid and the machine.
 pub struct Weak {
     blocks: HashMap<usize, Block>,
@@ -439,7 +447,7 @@ impl Weak {
         Ok(())
     }
 
-    /// A store of one lane. [`Weak::before`] comes first.
+    /// A store of one lane.
     ///
     /// # Errors
     /// [`Fault`]: the address.
@@ -461,8 +469,15 @@ impl Weak {
         let Some(block) = self.blocks.get_mut(&who.block) else { return Ok(()) };
         let warp = &mut block.warps[who.warp];
         let held = on_host(address) && (how.order == Order::Weak || how.scope != Scope::Sys);
-        let (after, synced) = (warp.after, warp.synced);
+        let (mut after, synced) = (warp.after, warp.synced);
+        if how.releases() {
+            after[..=how.scope as usize].fill(number);
+        }
         warp.stores.0.push(Store { number, address, bytes, len, size, after, due, held, who, synced });
+        if how.releases() && how.scope == Scope::Sys {
+            block.release(&mut self.device);
+        }
+        let warp = &mut block.warps[who.warp];
         // In order, so that whatever must go first does.
         if warp.stores.0.len() > CAPACITY[0] {
             let store = warp.stores.0.remove(0);
@@ -477,20 +492,6 @@ impl Weak {
             self.leave_device(memory, &store)?;
         }
         Ok(())
-    }
-
-    /// Before a strong access or a fence of `how`: orders later stores behind what is there.
-    pub fn before(&mut self, who: Agent, how: Strength) {
-        if !how.releases() {
-            return;
-        }
-        let (next, levels) = (self.next, how.scope as usize + 1);
-        let Some(block) = self.blocks.get_mut(&who.block) else { return };
-        block.warps[who.warp].after[..levels].fill(next);
-        if how.scope == Scope::Sys {
-            let own = block.warps.iter_mut().map(|w| &mut w.stores).chain([&mut block.stores]);
-            own.chain([&mut self.device]).flat_map(|place| &mut place.0).for_each(|s| s.held = false);
-        }
     }
 
     /// After a strong load, an atomic or a fence of `how` by the lanes of `mask`: they see old values no more.
@@ -539,7 +540,13 @@ impl Weak {
     /// # Errors
     /// [`Fault`], as [`Weak::end`].
     pub fn fence(&mut self, memory: &mut Memory, who: Agent, mask: u32, how: Strength) -> Result<(), Fault> {
-        self.before(who, how);
+        let next = self.next;
+        if let Some(block) = self.blocks.get_mut(&who.block).filter(|_| how.releases()) {
+            block.warps[who.warp].after[..=how.scope as usize].fill(next);
+            if how.scope == Scope::Sys {
+                block.release(&mut self.device);
+            }
+        }
         if how.order == Order::SeqCst {
             self.push_on(memory, who, how.scope)?;
         }

@@ -284,6 +284,48 @@ fn order_is_cumulative_over_barriers() {
     );
 }
 
+/// Block 0 runs `writer`, block 1 `reader`, each a warp; %p0 holds in lane 0, %p3 in lane 1.
+fn between_lanes(writer: &str, reader: &str) -> usize {
+    let text = format!(
+        ".version 7.4\n.target sm_87\n.address_size 64\n.visible .entry k(.param .u64 p0, .param .u64 p1)\n{{\n\
+         .reg .pred %p<4>;\n.reg .b32 %r<30>;\n.reg .b64 %rd<4>;\nld.param.u64 %rd1, [p0];\n\
+         mov.u32 %r21, %ctaid.x;\nmov.u32 %r22, %tid.x;\nsetp.eq.u32 %p0, %r22, 0;\nsetp.eq.u32 %p3, %r22, 1;\n\
+         setp.ne.u32 %p1, %r21, 0;\n@%p1 bra READ;\n{writer}\nret;\nREAD:\n{reader}\nret;\n}}\n"
+    );
+    let bad = |seed: &u64| {
+        let mut emulator = emulator(*seed, true);
+        let (mut grid, buffer) = start(&mut emulator, &text, &[&[""], &[""]], 0);
+        while grid.run(&mut emulator.machine, 100).unwrap() != Status::Done {}
+        emulator.machine.memory.bytes(buffer + RESULTS as u64, 4).unwrap() == [0; 4]
+    };
+    (1..=SEEDS).filter(bad).count()
+}
+
+#[test]
+fn lanes_have_in_common_what_they_met_behind() {
+    let write = |meet: &str| {
+        format!("@%p3 st.global.u32 [%rd1], 1;\n{meet}\n@%p0 st.release.gpu.global.u32 [%rd1+256], 1;")
+    };
+    // The shuffle brings lane 1 behind lane 0's acquire, but orders no memory.
+    let read = |meet: &str| {
+        format!(
+            "@%p3 ld.global.u32 %r0, [%rd1];\nmov.u32 %r1, 0;\n@!%p0 bra ON;\nSPIN:\n\
+             ld.acquire.gpu.global.u32 %r1, [%rd1+256];\nsetp.ne.u32 %p2, %r1, 1;\n@%p2 bra SPIN;\nON:\n\
+             shfl.sync.idx.b32 %r3, %r1, 0, 31, -1;\n{meet}\n@%p3 ld.global.u32 %r2, [%rd1];\n\
+             @%p3 st.global.u32 [%rd1+{RESULTS}], %r2;"
+        )
+    };
+    for meet in ["bar.warp.sync -1;", "bar.sync 0;"] {
+        assert_eq!(between_lanes(&write(meet), &read(meet)), 0, "{meet}");
+        let (released, acquired) =
+            (between_lanes(&write(""), &read(meet)), between_lanes(&write(meet), &read("")));
+        println!(
+            "{released} of {SEEDS} seeds without meeting before the release, {acquired} after the acquire"
+        );
+        assert!(released > 0 && acquired > 0);
+    }
+}
+
 /// Host memory from address 4096 on: what the kernel sees as its second parameter.
 #[derive(Clone, Default)]
 struct Host(Arc<Mutex<BTreeMap<u64, u32>>>);
@@ -365,6 +407,27 @@ fn the_host_sees_a_result_behind_a_release_of_system_scope() {
     };
     assert_eq!(two("release", "release.sys"), 0);
     assert!(two("relaxed", "release.sys") > 0 && two("release", "release.gpu") > 0);
+}
+
+#[test]
+fn the_host_need_not_see_a_store_that_is_not_of_system_scope() {
+    let waits = |order: &str| {
+        let text = format!(
+            "st{order}.global.u32 [%rd2+64], 1;\nSPIN:\nld.relaxed.sys.global.u32 %r1, [%rd2+128];\n\
+             setp.ne.u32 %p2, %r1, 1;\n@%p2 bra SPIN;"
+        );
+        beside(&[&text], |host, step| {
+            // It is told to end at last, and the end orders everything.
+            let late = step > 8_000;
+            if host.read(64) == 1 || late {
+                host.write(128, 1);
+                return Some(late);
+            }
+            None
+        })
+    };
+    assert_eq!(waits(".relaxed.sys"), 0);
+    assert!(waits(".relaxed.gpu") > 0 && waits("") > 0);
 }
 
 #[test]

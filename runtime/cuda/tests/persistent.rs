@@ -246,7 +246,8 @@ fn impatient() -> Settings {
     Settings {
         deadline: Duration::from_secs(1 << 30),
         look: Duration::from_millis(100),
-        patience: Duration::from_millis(500),
+        // Longer than the race detector takes for an inference.
+        patience: Duration::from_secs(3),
         ..settings()
     }
 }

@@ -171,9 +171,6 @@ fn write<const N: usize>(
         return Ok(());
     }
     let (who, how) = (cx.who(), Strength { order: i.access.order, scope: i.access.scope });
-    if let Some(weak) = &mut cx.weak {
-        weak.before(who, how);
-    }
     for lane in lanes(m) {
         let at = addresses[lane];
         aligned(at, N)?;

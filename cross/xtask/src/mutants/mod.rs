@@ -1,7 +1,7 @@
 //! Known faults planted one at a time, to see that the tests find each.
 //!
 //! A mutant is a text of a source file and what stands there instead. CUDA sources are compiled by
-//! `kernels/regenerate.py`, with all its checks, and the tests open the faulty PTX. Rust sources are patched in a
+//! `kernels/regenerate.py`, which refuses forbidden forms, and the tests open the faulty PTX. Rust sources are patched in a
 //! copy of the tree with a target folder of its own, so nothing in production knows of faults. The tests are
 //! the device suites on the virtual Orin: random small plans of every operation, compared with the reference.
 
@@ -77,9 +77,14 @@ impl Tally {
     fn line(&mut self, name: &str, since: Instant, how: Option<&str>, argument: Option<&str>) {
         self.planted += 1;
         let verdict = match (how, argument) {
-            (Some(how), _) => {
+            (Some(how), None) => {
                 self.caught += 1;
                 how.to_owned()
+            }
+            // An argument must be true, not only unrefuted.
+            (Some(how), Some(argument)) => {
+                self.survivors.push(format!("{name} (argued)"));
+                format!("{how}; so this is WRONG: {argument}")
             }
             (None, Some(argument)) => {
                 self.argued += 1;
@@ -100,7 +105,7 @@ impl Tally {
             survivors.len()
         );
         if !survivors.is_empty() {
-            bail!("not caught: {}", survivors.join("; "));
+            bail!("not caught, or argued wrongly: {}", survivors.join("; "));
         }
         Ok(())
     }

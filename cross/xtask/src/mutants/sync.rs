@@ -28,19 +28,53 @@ const fn suite(tests: &'static str, variables: &'static [Setting]) -> Round {
     Round { target: "suites", tests: Some(tests), variables }
 }
 
-/// For the persistent kernel outside the tiles of convolutions: quick tests first.
+const OUTPUTS: Round = suite("outputs_that", &[RACE, PERSISTENT]);
+const LIT: Round = Round { target: "lib", tests: Some("lamp"), variables: &[RACE] };
+const LIT_WEAK: Round = Round { target: "lib", tests: Some("lamp"), variables: &[WEAK] };
+const OBSERVED: Round = scenario(&[RACE, (SCENARIO, "observed")]);
+const FULL_MAILBOX: Round = scenario(&[RACE, (SCENARIO, "more-threads-than-requests")]);
+const HANG: Round = scenario(&[RACE, (SCENARIO, "hang")]);
+const HANG_AT_THE_JOIN: Round = scenario(&[RACE, (SCENARIO, "hang-at-the-join")]);
+const ABORT: Round = scenario(&[RACE, (SCENARIO, "abort")]);
+const ABORT_AT_THE_JOIN: Round = scenario(&[RACE, (SCENARIO, "abort-at-the-join")]);
+const PARKS_3: Round = network(&[WEAK, (PARKS, "400"), (SEED, "3")]);
+const PARKS_4: Round = network(&[WEAK, (PARKS, "400"), (SEED, "4")]);
+
+/// For the persistent kernel outside the tiles of convolutions.
 const PROTOCOL: &[Round] = &[
     network(&[RACE, (PARKS, "20"), (SEED, "2")]),
     network(&[WEAK, (SEED, "1")]),
-    scenario(&[RACE, (SCENARIO, "observed")]),
-    Round { target: "lib", tests: Some("lamp"), variables: &[RACE] },
-    suite("outputs_that", &[RACE, PERSISTENT]),
-    scenario(&[RACE, (SCENARIO, "hang-at-the-join")]),
-    scenario(&[RACE, (SCENARIO, "abort-at-the-join")]),
-    scenario(&[RACE, (SCENARIO, "hang")]),
-    scenario(&[RACE, (SCENARIO, "abort")]),
-    network(&[WEAK, (PARKS, "400"), (SEED, "3")]),
-    network(&[WEAK, (PARKS, "400"), (SEED, "4")]),
+    OUTPUTS,
+    OBSERVED,
+    LIT,
+    LIT_WEAK,
+    FULL_MAILBOX,
+    HANG_AT_THE_JOIN,
+    ABORT_AT_THE_JOIN,
+    HANG,
+    ABORT,
+    PARKS_3,
+    PARKS_4,
+];
+
+/// What is tried first on sites that only some tests reach; the others follow.
+const FIRST: &[(&str, Round)] = &[
+    ("fence.sc.sys 1/", PARKS_3),
+    ("fence.sc.sys 1/", PARKS_4),
+    // First look at SUBMITTED.
+    ("ld.relaxed.sys.global.u32 3/", FULL_MAILBOX),
+    // BEAT.
+    ("ld.relaxed.sys.global.u32 5/", LIT),
+    // An order to abort.
+    ("ld.relaxed.sys.global.u32 8/", ABORT),
+    ("ld.relaxed.sys.global.u32 9/", ABORT_AT_THE_JOIN),
+    // JOIN.
+    ("ld.acquire.gpu.global.u32 3/", OUTPUTS),
+    ("red.release.gpu.global.add.u32 1/", OUTPUTS),
+    // DONE.
+    ("st.release.sys.global.u32 3/", LIT_WEAK),
+    // An output's flag.
+    ("st.release.sys.global.u32 2/", OUTPUTS),
 ];
 
 /// For the persistent kernel's convolutions.
@@ -60,12 +94,16 @@ const HOST: &[Round] = &[
     scenario(&[(SCENARIO, "hang")]),
 ];
 
-/// The tests that exercise a site, or if they are not known from its place, all, the likeliest first.
+/// The tests that exercise a site, the likeliest first.
 fn rounds(site: &sites::Site) -> Vec<&'static Round> {
     let tile = site.what.starts_with("cp.async") || site.what == "bar.sync" && site.number > 6;
     match site.kernel.as_str() {
         "persistent" if tile => TILES.iter().chain(PROTOCOL).collect(),
-        "persistent" => PROTOCOL.iter().collect(),
+        "persistent" => {
+            let place = format!("{} {}/", site.what, site.number);
+            let first = FIRST.iter().filter(|(known, _)| *known == place).map(|(_, round)| round);
+            first.chain(PROTOCOL).collect()
+        }
         _ => LAUNCHED.iter().collect(),
     }
 }
@@ -76,45 +114,70 @@ fn rounds(site: &sites::Site) -> Vec<&'static Round> {
 const ARGUED: &[(&str, &str, &str)] = &[
     ("persistent ld.relaxed.sys.global.u32 1/9", "device scope", BEFORE),
     ("persistent ld.relaxed.sys.global.u32 1/9", "plain", BEFORE),
-    ("persistent st.relaxed.sys.global.u64 2/5", "device scope", PEOPLE),
-    ("persistent st.relaxed.sys.global.u64 2/5", "plain", PEOPLE),
-    ("persistent st.relaxed.sys.global.u64 3/5", "device scope", PEOPLE),
-    ("persistent st.relaxed.sys.global.u64 3/5", "plain", PEOPLE),
-    ("persistent st.relaxed.sys.global.u64 4/5", "device scope", PEOPLE),
-    ("persistent st.relaxed.sys.global.u64 4/5", "plain", PEOPLE),
+    ("persistent ld.relaxed.sys.global.u32 2/9", "device scope", ANY_BEAT),
+    ("persistent ld.relaxed.sys.global.u32 2/9", "plain", ANY_BEAT),
     ("persistent st.relaxed.sys.global.u64 1/5", "device scope", WITH_DONE),
     ("persistent st.relaxed.sys.global.u64 1/5", "plain", WITH_DONE),
+    ("persistent st.relaxed.sys.global.u64 2/5", "device scope", TRACE),
+    ("persistent st.relaxed.sys.global.u64 2/5", "plain", TRACE),
+    ("persistent st.relaxed.sys.global.u64 3/5", "device scope", TRACE),
+    ("persistent st.relaxed.sys.global.u64 3/5", "plain", TRACE),
+    ("persistent st.relaxed.sys.global.u64 4/5", "device scope", TRACE),
+    ("persistent st.relaxed.sys.global.u64 4/5", "plain", TRACE),
     ("persistent st.relaxed.sys.global.u64 5/5", "device scope", WITH_DONE),
     ("persistent st.relaxed.sys.global.u64 5/5", "plain", WITH_DONE),
-    ("persistent st.relaxed.sys.global.u32 3/11", "device scope", PEOPLE),
-    ("persistent st.relaxed.sys.global.u32 3/11", "plain", PEOPLE),
-    ("persistent st.relaxed.sys.global.u32 7/11", "device scope", PEOPLE),
-    ("persistent st.relaxed.sys.global.u32 7/11", "plain", PEOPLE),
     ("persistent st.relaxed.sys.global.u32 1/11", "device scope", WITH_PARKED),
     ("persistent st.relaxed.sys.global.u32 1/11", "plain", WITH_PARKED),
+    ("persistent st.relaxed.sys.global.u32 2/11", "device scope", TAKEN_BACK),
+    ("persistent st.relaxed.sys.global.u32 2/11", "plain", TAKEN_BACK),
+    ("persistent st.relaxed.sys.global.u32 3/11", "device scope", PLACE),
+    ("persistent st.relaxed.sys.global.u32 3/11", "plain", PLACE),
+    ("persistent st.relaxed.sys.global.u32 4/11", "device scope", PLACE),
+    ("persistent st.relaxed.sys.global.u32 4/11", "plain", PLACE),
+    ("persistent st.relaxed.sys.global.u32 5/11", "device scope", PLACE),
+    ("persistent st.relaxed.sys.global.u32 5/11", "plain", PLACE),
+    ("persistent st.relaxed.sys.global.u32 6/11", "device scope", PLACE),
+    ("persistent st.relaxed.sys.global.u32 6/11", "plain", PLACE),
+    ("persistent st.relaxed.sys.global.u32 7/11", "device scope", PLACE),
+    ("persistent st.relaxed.sys.global.u32 7/11", "plain", PLACE),
+    ("persistent st.relaxed.sys.global.u32 8/11", "device scope", PLACE),
+    ("persistent st.relaxed.sys.global.u32 8/11", "plain", PLACE),
+    ("persistent st.relaxed.sys.global.u32 9/11", "device scope", PLACE),
+    ("persistent st.relaxed.sys.global.u32 9/11", "plain", PLACE),
+    ("persistent st.relaxed.sys.global.u32 10/11", "device scope", PLACE),
+    ("persistent st.relaxed.sys.global.u32 10/11", "plain", PLACE),
     ("persistent st.relaxed.sys.global.u32 11/11", "device scope", WITH_PARKED),
     ("persistent st.relaxed.sys.global.u32 11/11", "plain", WITH_PARKED),
-    ("persistent st.relaxed.sys.global.u32 4/11", "device scope", AT_THE_END),
-    ("persistent st.relaxed.sys.global.u32 4/11", "plain", AT_THE_END),
-    ("persistent st.relaxed.sys.global.u32 5/11", "device scope", AT_THE_END),
-    ("persistent st.relaxed.sys.global.u32 5/11", "plain", AT_THE_END),
-    ("persistent st.relaxed.sys.global.u32 6/11", "device scope", AT_THE_END),
-    ("persistent st.relaxed.sys.global.u32 6/11", "plain", AT_THE_END),
-    ("persistent st.relaxed.sys.global.u32 8/11", "device scope", AT_THE_END),
-    ("persistent st.relaxed.sys.global.u32 8/11", "plain", AT_THE_END),
-    ("persistent st.relaxed.sys.global.u32 9/11", "device scope", AT_THE_END),
-    ("persistent st.relaxed.sys.global.u32 9/11", "plain", AT_THE_END),
-    ("persistent st.relaxed.sys.global.u32 10/11", "device scope", AT_THE_END),
-    ("persistent st.relaxed.sys.global.u32 10/11", "plain", AT_THE_END),
+    ("persistent st.release.sys.global.u32 1/4", "relaxed", FENCED),
+    ("persistent st.release.sys.global.u32 1/4", "device scope", FENCED),
+    ("persistent st.release.sys.global.u32 2/4", "device scope", JOINED),
+    ("persistent st.release.sys.global.u32 4/4", "relaxed", ENDED),
+    ("persistent st.release.sys.global.u32 4/4", "device scope", ENDED),
+    ("persistent ld.relaxed.gpu.global.u32 7/7", "block scope", OWN_DEADLINE),
+    ("persistent ld.relaxed.gpu.global.u32 7/7", "plain", OWN_DEADLINE),
 ];
-const AT_THE_END: &str =
-    "where a block gave up is read for a message after the kernel has left, and its end orders it";
-const BEFORE: &str =
-    "DONE was written by a launch that ended before this one began; the launch itself orders it";
-const PEOPLE: &str = "progress and trace are for people to read; nothing is decided by them";
-const WITH_DONE: &str = "the same thread releases DONE behind it, and the host reads it after acquiring DONE";
-const WITH_PARKED: &str =
-    "the same thread releases PARKED behind it, and the host reads it after acquiring PARKED";
+const OWN_DEADLINE: &str = "block 0 alone polls here, for JOIN: others give up at the same deadline only, which it \
+     looks at itself in the same loop, and orders to abort come to it alone";
+const BEFORE: &str = "DONE was written by a launch that ended before this one began, or by the host before it launched: \
+     the launch itself orders it";
+const ANY_BEAT: &str = "any value does: one that is not the present beat has the patience begin anew at the next look, \
+     once";
+const TRACE: &str = "the same thread releases JOIN behind it, block 0 acquires that and releases DONE at system scope, \
+     and the host reads a trace after acquiring DONE";
+const WITH_DONE: &str = "the same thread releases DONE behind it and the host reads it after acquiring DONE; where \
+     another request has begun by then, the shipped order gives either time too, and a wait is planned by it only";
+const PLACE: &str = "only the text of an error names where blocks stand; it is written after the kernel has ended, which \
+     orders all, or of a kernel that ignores an abort, of which an older place is told";
+const WITH_PARKED: &str = "the same thread releases PARKED behind it; the host acts on a reason to abort only, while it \
+     holds the lock under which alone it gives that order, and looks at it again when the kernel has ended";
+const TAKEN_BACK: &str = "a host that does not see PARKED taken back launches once more, which is safe at any time; a \
+     later PARKED of the same thread and address comes behind it";
+const FENCED: &str = "fence.sc.sys stands directly behind: a host whose fence comes later sees even a plain store; and no \
+     reason that goes with it is acted on before the kernel has ended";
+const JOINED: &str = "the same thread releases JOIN behind it, from which block 0 passes the outputs on to the host with \
+     DONE; readers on the device need no more than their own scope";
+const ENDED: &str = "where the host sees PARKED late or an older reason, it asks the driver whether the kernel has ended, \
+     which orders all, and looks again";
 
 /// Weakens every site and plants every fault.
 pub fn run(options: &Options) -> Result<()> {
