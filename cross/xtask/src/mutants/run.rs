@@ -113,7 +113,7 @@ impl Bench {
     fn compile(&self) -> Result<Option<String>> {
         let generated = self.generated();
         fs::create_dir_all(&generated)?;
-        let script = shell::root().join("kernels/regenerate.py");
+        let script = self.tree().join("kernels/regenerate.py");
         let output = Command::new(&self.python)
             .arg(script)
             .arg("--ptx-only")
