@@ -199,7 +199,7 @@ struct Depthwise {
   u32 quads;
   u32 flip;
   u32 column_classes;
-  u32 unused;
+  u32 reach;
   Epilogue epilogue;
 };
 static_assert(sizeof(Depthwise) == 208, "Depthwise");

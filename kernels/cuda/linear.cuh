@@ -62,21 +62,46 @@ BLOCK_KERNEL(depthwise, Depthwise) {
   u64 base = p.x + c + (u64)image * p.x_strides[0] + (i64)iy * (i64)p.x_strides[1] + (i64)ix * (i64)p.x_strides[2];
   int a0 = 0, a1 = 0, a2 = 0, a3 = 0, z0 = 0, z1 = 0, z2 = 0, z3 = 0;
   const u32 ones = 0x01010101;
-  for (u32 q = 0; q < p.quads; q++) {
-    u32 v[4];
-#pragma unroll
-    for (int t = 0; t < 4; t++) {
-      int2 tap = ((const int2*)p.taps)[q * 4 + t];
-      bool inside = (u32)(iy + (tap.y >> 16)) < p.h && (u32)(ix + s16_of(tap.y)) < p.width;
-      v[t] = inside ? *(const u32*)(base + (i64)tap.x) ^ p.flip : 0;
-    }
+  u64 taps = p.taps, weights = p.w + (u64)c * 4;
+  // Four taps of four channels, and whether the weights' zero points matter.
+  auto multiply = [&](const u32* v, bool zeros) {
     u32 l0 = permute(v[0], v[1], 0x5140), l1 = permute(v[2], v[3], 0x5140);
     u32 h0 = permute(v[0], v[1], 0x7362), h1 = permute(v[2], v[3], 0x7362);
     u32 c0 = permute(l0, l1, 0x5410), c1 = permute(l0, l1, 0x7632);
     u32 c2 = permute(h0, h1, 0x5410), c3 = permute(h0, h1, 0x7632);
-    uint4 w = *(const uint4*)(p.w + ((u64)q * p.padded + c) * 4);
+    uint4 w = *(const uint4*)weights;
     a0 = dot4(c0, w.x, a0); a1 = dot4(c1, w.y, a1); a2 = dot4(c2, w.z, a2); a3 = dot4(c3, w.w, a3);
-    if (p.w_zero) { z0 = dot4(c0, ones, z0); z1 = dot4(c1, ones, z1); z2 = dot4(c2, ones, z2); z3 = dot4(c3, ones, z3); }
+    if (zeros) { z0 = dot4(c0, ones, z0); z1 = dot4(c1, ones, z1); z2 = dot4(c2, ones, z2); z3 = dot4(c3, ones, z3); }
+    taps += 32;
+    weights += (u64)p.padded * 4;
+  };
+  // Most windows lie inside the image as a whole. Taps that fill the last four have weights of 0 and the first tap's
+  // place; only sums of the input would see them.
+  bool whole = iy >= 0 && ix >= 0 && iy + (p.reach >> 16) < p.h && ix + (p.reach & 0xffff) < p.width;
+  if (whole && !p.w_zero) {
+#pragma unroll 1
+    for (u32 q = 0; q < p.quads; q++) {
+      u32 v[4];
+#pragma unroll
+      for (int t = 0; t < 4; t += 2) {
+        int4 two = ((const int4*)taps)[t / 2];
+        v[t] = *(const u32*)(base + (i64)two.x) ^ p.flip;
+        v[t + 1] = *(const u32*)(base + (i64)two.z) ^ p.flip;
+      }
+      multiply(v, false);
+    }
+  } else {
+#pragma unroll 1
+    for (u32 q = 0; q < p.quads; q++) {
+      u32 v[4];
+#pragma unroll
+      for (int t = 0; t < 4; t++) {
+        int2 tap = ((const int2*)taps)[t];
+        bool inside = (u32)(iy + (tap.y >> 16)) < p.h && (u32)(ix + s16_of(tap.y)) < p.width;
+        v[t] = inside ? *(const u32*)(base + (i64)tap.x) ^ p.flip : 0;
+      }
+      multiply(v, p.w_zero);
+    }
   }
   u32 border = ((const u8*)p.classes)[row] * p.column_classes + ((const u8*)p.classes)[p.oh + column];
   int4 start = *(const int4*)((const int*)p.bias + (u64)border * p.padded + c);

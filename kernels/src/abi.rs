@@ -312,8 +312,8 @@ blocks! {
         flip: u32,
         /// Column classes.
         column_classes: u32,
-        /// Pads to a multiple of 8 bytes.
-        unused: u32,
+        /// Rows and columns (16 bits each) from a window's first tap to its last.
+        reach: u32,
         /// Result.
         epilogue: Epilogue,
     }

@@ -276,8 +276,10 @@ impl Lowering<'_> {
         let padded = l.outputs.next_multiple_of(4);
         let [n, _, ys, xs] = shape.x_strides;
         let mut list = tap_list(window, ys, xs, 1)?;
-        // Taps that fill the last four lie outside every image.
-        list.resize(taps.next_multiple_of(4) * 2, 0x7FFF_7FFF);
+        // Taps that fill the last four lie outside every image; where that is not looked at, they read the first tap.
+        for _ in taps..taps.next_multiple_of(4) {
+            list.extend([0, 0x7FFF_7FFF]);
+        }
         // Unsigned input is flipped to signed, so its zero point moves too.
         let (flip, zero) = if signed { (0, l.input_zero) } else { (0x8080_8080, l.input_zero - 128) };
         let bias = l.bias.map(|b| self.plan.blob_i32(b));
@@ -308,7 +310,8 @@ impl Lowering<'_> {
             quads: taps.div_ceil(4) as u32,
             flip,
             column_classes: columns.sets.len() as u32,
-            unused: 0,
+            reach: (window.kernel[0] - 1) * window.dilation[0] << 16
+                | (window.kernel[1] - 1) * window.dilation[1],
             epilogue: self.spread_scale(epilogue, l, l.outputs, padded),
         };
         self.each("depthwise", u64::from(pixels) * u64::from(padded / 4), &block)
