@@ -22,9 +22,12 @@ pub const MODELS: &[&str] = &[
     "models/.cache/twins/mobilenetv2.onnx",
 ];
 
-/// Makes the models that are not committed, where they are missing.
-pub fn make_models() -> Result<()> {
-    for recipe in ["yolox", "twins"] {
+/// The recipes of models that are not committed.
+pub const RECIPES: &[&str] = &["yolox", "twins"];
+
+/// Makes the models of recipes, where they are missing.
+pub fn make_models(recipes: &[&str]) -> Result<()> {
+    for recipe in recipes {
         if !shell::root().join("models/.cache").join(recipe).exists() {
             python::run(&["models/recipe.py", recipe])?;
         }
@@ -36,7 +39,7 @@ impl Exact {
     pub fn run(self) -> Result<()> {
         let pilotlight = shell::pilotlight("onnx")?;
         let program = pilotlight.to_str().context("path is not text")?;
-        make_models()?;
+        make_models(RECIPES)?;
         let mut failed = Vec::new();
         for model in MODELS {
             let n = self.inputs.to_string();

@@ -54,7 +54,7 @@ impl Rivals {
     pub fn run(self) -> Result<()> {
         let pilotlight = shell::pilotlight("onnx")?;
         let pilotlight = pilotlight.to_str().context("path is not text")?;
-        exact::make_models()?;
+        exact::make_models(exact::RECIPES)?;
         let tract = if self.no_tract { None } else { Some(build_tract()?) };
         let plans = shell::root().join("target/rivals");
         std::fs::create_dir_all(&plans)?;

@@ -20,7 +20,7 @@ const NETS: [(&str, &str, u64); 2] = [
 pub fn run() -> Result<()> {
     let pilotlight = shell::pilotlight("onnx,virtual")?;
     let pilotlight = pilotlight.to_str().context("path is not text")?;
-    exact::make_models()?;
+    exact::make_models(&["twins"])?;
     for (model, name, least) in NETS {
         println!("{name} on {BOARD}, as a CUDA graph, against the CPU device:");
         let devices = ["--device-a", "cpu", "--device-b", "cuda:graph", "--board", BOARD];
