@@ -90,6 +90,10 @@ constants! {
         "two L2 round trips of about 250 clocks and a barrier: filling the pipeline, draining the results";
     kernel_ns = 2500.0, "ns from the end of a kernel to the start of the next, queued or in a graph", Assumed,
         "H100: 0.5 to 1.3 us a graph node; the upper value at half its clock";
+    wait_clocks = 700.0, "clocks from the end of a resident kernel's piece to what waits for it on another SM", Assumed,
+        "the flag's store to L2, half a poll and its way back, an acquire behind it: under three L2 round trips of about 250";
+    mailbox_ns = 3000.0, "ns of a resident kernel's inference outside its pieces: the mailbox, there and back", Assumed,
+        "five trips of about 500 over memory that the GPU does not cache, and half a sleep of 512 between polls on each side";
     host_launch_ns = 4800.0, "ns of CPU time a launch into a stream", Assumed,
         "H100 with an x86 host: 1.6 us; three times that on a Cortex-A78AE at 1.7 GHz";
     call_ns = 13000.0, "ns of launch and synchronisation a call from the host", Measured,

@@ -19,6 +19,9 @@
 pub mod constants;
 mod energy;
 pub mod lit;
+pub mod published;
+pub mod rate;
+pub mod resident;
 mod timing;
 
 use crate::BoardData;

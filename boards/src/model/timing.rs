@@ -92,11 +92,18 @@ impl Machine {
         self.modelled(work, parts)
     }
 
-    /// One block's work inside a kernel that is resident on every SM: no launch, and its fair share of L2's
+    /// Blocks that one SM does one after the other inside a resident kernel: no launch, and its fair share of L2's
     /// and DRAM's bandwidth. Waits for other blocks are the caller's to add.
+    ///
+    /// The first block fills its pipeline and the last one's results go out; those between only fill, an L2 round
+    /// trip each. First data come from DRAM as often as the block's bytes do.
     pub fn block(&self, work: &Work) -> Modelled {
-        let parts = self.parts(work, 1.0, 1.0, 1.0 / f64::from(self.sms.max(1)));
-        self.modelled(work, Parts { fill: self.fill_ns(), ..parts })
+        let blocks = work.blocks.max(1) as f64;
+        let parts = self.parts(work, 1.0, blocks, 1.0 / f64::from(self.sms.max(1)));
+        let from_dram = work.dram_read as f64 / work.l2_bytes.max(work.dram_read).max(1) as f64;
+        let fill = blocks * from_dram * self.constants.block_ns
+            + (blocks + 1.0) / 2.0 * self.constants.block_clocks * 1e9 / self.clocks.gpu;
+        self.modelled(work, Parts { fill, ..parts })
     }
 
     fn fill_ns(&self) -> f64 {

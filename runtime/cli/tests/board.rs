@@ -196,4 +196,50 @@ fn sass_stands_beside_cutlass() {
     assert!(text.contains("CUTLASS 4.7.0") && text.contains("conv_u8_128x256"), "{text}");
     let missing = fails(&pilotlight(&["sass", "--nvdisasm", "/no/such/program"]));
     assert!(missing.contains("pip install nvidia-cuda-nvdisasm"), "{missing}");
+
+/// The timeline of the persistent kernel as a viewer reads it.
+#[test]
+fn a_trace_shows_each_block_its_waits_and_the_mailbox() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("trace.json");
+    let args = ["trace", &models("digits"), "-o", file.to_str().unwrap(), "--device", "cuda:persistent"];
+    let report: Value = serde_json::from_str(&ok(&[&args[..], &NANO[2..], &["--json"]].concat())).unwrap();
+    let trace: Value = serde_json::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap();
+    let events = trace["traceEvents"].as_array().unwrap();
+    let of = |kind: &str| events.iter().filter(|e| e["cat"] == kind).collect::<Vec<_>>();
+    let names: Vec<(u64, &str)> = events
+        .iter()
+        .filter(|e| e["ph"] == "M" && e["name"] == "thread_name")
+        .map(|e| (e["tid"].as_u64().unwrap(), e["args"]["name"].as_str().unwrap()))
+        .collect();
+    // Eight multiprocessors, and the mailbox behind them.
+    let wanted: Vec<(u64, String)> =
+        (0..8).map(|n| (n, format!("CTA {n}"))).chain([(8, "mailbox".into())]).collect();
+    assert!(names.iter().map(|(n, s)| (*n, s.to_string())).eq(wanted), "{names:?}");
+    let (work, waits, mailbox) = (of("work"), of("wait"), of("mailbox"));
+    assert_eq!(work.len() as u64, report["spans"].as_u64().unwrap());
+    assert!(!waits.is_empty() && report["lanes"] == 8, "{report}");
+    assert!(work.iter().all(|e| e["args"]["step"].is_u64() && e["tid"].as_u64() < Some(8)));
+    // Thousandths of a microsecond, in which the clock counts.
+    let range = |e: &Value| {
+        let nanos = |v: &Value| (v.as_f64().unwrap() * 1e3).round() as u64;
+        nanos(&e["ts"])..nanos(&e["ts"]) + nanos(&e["dur"])
+    };
+    // In a CTA's lane one thing ends before the next begins.
+    for lane in 0..8u64 {
+        let mut all: Vec<_> =
+            work.iter().chain(&waits).filter(|e| e["tid"] == lane).map(|e| range(e)).collect();
+        all.sort_by_key(|r| (r.start, r.end));
+        assert!(!all.is_empty() && all.windows(2).all(|w| w[0].end <= w[1].start), "CTA {lane}: {all:?}");
+    }
+    // The request spans everything; in it, behind all work, lies the join.
+    let [request, join] = [range(mailbox[0]), range(mailbox[1])];
+    assert!(mailbox.len() == 2 && mailbox.iter().all(|e| e["tid"] == 8), "{mailbox:?}");
+    assert!(request.start <= join.start && join.end <= request.end, "{request:?} {join:?}");
+    for event in work.iter().chain(&waits).map(|e| range(e)) {
+        assert!(
+            request.start <= event.start && event.end <= request.end && event.end <= join.start,
+            "{event:?}"
+        );
+    }
 }

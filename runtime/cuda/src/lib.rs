@@ -25,5 +25,5 @@ mod virtual_board;
 
 pub use driver::{Cuda, FUNCTIONS, Mode, OpenError};
 pub use lower::{Launch, Lowered, Unsupported, issued_macs, lower};
-pub use persist::{LEAST_IDLE, Pause, Settings, Wait};
+pub use persist::{LEAST_IDLE, Part, Pause, Settings, Wait, outline};
 pub use virtual_board::{VirtualBoard, VirtualError};

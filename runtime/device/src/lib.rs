@@ -88,6 +88,7 @@ pub trait Program: Send {
         spans.clear();
         spans.extend(nanos.iter().enumerate().map(|(step, &took)| {
             at += took;
+            let step = Some(step);
             Span { lane: 0, step, what: String::new(), begin: at - took, ready: at - took, end: at }
         }));
         Ok(())
@@ -99,8 +100,8 @@ pub trait Program: Send {
 pub struct Span {
     /// The part of the device that did it: a multiprocessor of a GPU.
     pub lane: u32,
-    /// Step of the plan.
-    pub step: usize,
+    /// Step of the plan; `None` for a mailbox, whose spans are of the whole inference and may lie inside each other.
+    pub step: Option<usize>,
     /// What of the step, for people; empty where it is all.
     pub what: String,
     /// When it was taken up.

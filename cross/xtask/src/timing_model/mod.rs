@@ -7,7 +7,7 @@ use crate::shell;
 use anyhow::{Context, Result, bail};
 use nets::Layer;
 use pilotlight_boards::model::{
-    CONSTANTS, Clocks, Constants, Known, Machine, VALIDATED, label, lit::Waiting,
+    CONSTANTS, Clocks, Constants, Known, Machine, VALIDATED, label, lit::Waiting, published::TENSORRT,
 };
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -25,16 +25,17 @@ const TENSORRT_AIM: f64 = 0.30;
 /// The layers of a network.
 type Net = fn() -> Vec<Layer>;
 
-/// Published: mean GPU ms of trtexec 10.3, int8 and fp16 mixed, Orin Nano 8 GB, MAXN_SUPER, locked clocks,
-/// 224 x 224 (onnxsim, scripts/nvidia/README.md, commit 5208cea).
-const TENSORRT: [(&str, Net, u64, f64); 6] = [
-    ("ResNet-18", nets::resnet18, 1, 0.485),
-    ("ResNet-18", nets::resnet18, 8, 1.927),
-    ("ResNet-50", nets::resnet50, 1, 1.190),
-    ("ResNet-50", nets::resnet50, 8, 4.930),
-    ("MobileNetV2", nets::mobilenet_v2, 1, 0.781),
-    ("MobileNetV2", nets::mobilenet_v2, 8, 2.446),
-];
+/// Networks whose times are published.
+const NETS: [(&str, Net); 3] =
+    [("ResNet-18", nets::resnet18), ("ResNet-50", nets::resnet50), ("MobileNetV2", nets::mobilenet_v2)];
+
+/// Name, layers, batch and published milliseconds.
+fn published() -> impl Iterator<Item = (&'static str, Vec<Layer>, u64, f64)> {
+    TENSORRT.iter().filter_map(|p| {
+        let (name, net) = NETS.iter().find(|(name, _)| *name == p.network)?;
+        Some((*name, net(), p.batch, p.ms))
+    })
+}
 
 /// Traces of power on which constants were fitted; the others are compared.
 const FITTED: [&str; 9] = [
@@ -218,8 +219,7 @@ fn predictions(machine: &Machine, text: &mut String) -> Result<bool> {
          |---|---|---|---|---|---|---|---|"
     )?;
     let (mut within, mut all, mut missed) = (0, 0, Vec::new());
-    for (name, net, batch, published) in TENSORRT {
-        let layers = net();
+    for (name, layers, batch, published) in published() {
         let (ms, _) = tensorrt::network(machine, &layers, batch);
         let error = percent(ms, published);
         let fitted = (name, batch) == FITTED_TIME;
@@ -285,7 +285,7 @@ fn bounds(machine: &Machine, layers: &[Layer], batch: u64) -> String {
 fn sensitivity(machine: &Machine, text: &mut String) -> Result<()> {
     writeln!(text, "What each constant that nobody measured changes, at half and at twice its value\n")?;
     write!(text, "| constant | value | unit |")?;
-    for (name, _, batch, _) in TENSORRT {
+    for (name, _, batch, _) in published() {
         write!(text, " {name} b{batch}, ms |")?;
     }
     writeln!(
@@ -296,7 +296,7 @@ fn sensitivity(machine: &Machine, text: &mut String) -> Result<()> {
     let results = |constants: Constants| -> Vec<f64> {
         let machine = Machine { constants, ..*machine };
         let mut all: Vec<f64> =
-            TENSORRT.iter().map(|(_, net, batch, _)| tensorrt::network(&machine, &net(), *batch).0).collect();
+            published().map(|(_, net, batch, _)| tensorrt::network(&machine, &net, batch).0).collect();
         all.push(tensorrt::network(&machine, &nets::resnet50(), 1).1 * 1e3);
         all.push(machine.lit().break_even_ns(Waiting::BackOff).unwrap_or(f64::INFINITY) * 1e-6);
         all

@@ -10,9 +10,9 @@ use std::path::PathBuf;
 
 /// Write a timeline of one inference, for ui.perfetto.dev or chrome://tracing
 ///
-/// One lane for each part of the device: the multiprocessors of a GPU with its persistent kernel, or one for a
-/// device that does one step at a time. Waits and work are told apart. On a virtual board the times are
-/// modelled, not measured.
+/// One lane for each part of the device: the multiprocessors of a GPU with its persistent kernel and the mailbox
+/// between host and kernel, or one for a device that does one step at a time. Waits and work are told apart. On a
+/// virtual board the times are modelled, not measured.
 #[derive(Debug, clap::Args)]
 pub struct Trace {
     /// Plan, ONNX file, or model folder
@@ -62,9 +62,33 @@ struct Event<'a> {
     args: Arguments<'a>,
 }
 
+/// A metadata event: the name of a lane.
+#[derive(Serialize)]
+struct Lane {
+    name: &'static str,
+    ph: &'static str,
+    pid: u32,
+    tid: u32,
+    args: LaneName,
+}
+
+#[derive(Serialize)]
+struct LaneName {
+    name: String,
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Entry<'a> {
+    Lane(Lane),
+    Event(Event<'a>),
+}
+
 #[derive(Serialize)]
 struct Arguments<'a> {
-    step: usize,
+    /// Absent for the mailbox.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    step: Option<usize>,
     nodes: &'a str,
     what: &'a str,
 }
@@ -72,7 +96,7 @@ struct Arguments<'a> {
 #[derive(Serialize)]
 struct File<'a> {
     #[serde(rename = "traceEvents")]
-    events: Vec<Event<'a>>,
+    events: Vec<Entry<'a>>,
     #[serde(rename = "displayTimeUnit")]
     unit: &'static str,
     #[serde(rename = "otherData")]
@@ -99,17 +123,22 @@ impl Trace {
         program.run_traced(&mut slot, &mut spans)?;
         let nodes: Vec<String> = model.plan.steps.iter().map(|s| s.nodes.join("+")).collect();
         let micros = |nanos: u64| nanos as f64 / 1e3;
-        let mut events = Vec::with_capacity(spans.len() * 2);
+        let mut events: Vec<Entry<'_>> = names(&spans).into_iter().map(Entry::Lane).collect();
         for span in &spans {
-            let args = || Arguments { step: span.step, nodes: &nodes[span.step], what: &span.what };
             let event = |name, cat, from: u64, to: u64| {
                 let (ts, dur) = (micros(from), micros(to.saturating_sub(from)));
-                Event { name, cat, ph: "X", pid: 1, tid: span.lane, ts, dur, args: args() }
+                let nodes = span.step.map_or("", |step| nodes[step].as_str());
+                let args = Arguments { step: span.step, nodes, what: &span.what };
+                Entry::Event(Event { name, cat, ph: "X", pid: 1, tid: span.lane, ts, dur, args })
+            };
+            let Some(step) = span.step else {
+                events.push(event(span.what.as_str(), "mailbox", span.begin, span.end));
+                continue;
             };
             if span.ready > span.begin {
                 events.push(event("wait", "wait", span.begin, span.ready));
             }
-            events.push(event(model.plan.steps[span.step].op.name(), "work", span.ready, span.end));
+            events.push(event(model.plan.steps[step].op.name(), "work", span.ready, span.end));
         }
         let about = About { model: model.plan.name.clone(), device: device.describe() };
         let text = serde_json::to_string(&File { events, unit: "ns", about })?;
@@ -133,9 +162,27 @@ impl Trace {
     }
 }
 
+/// A name for each lane.
+fn names(spans: &[Span]) -> Vec<Lane> {
+    let mut lanes: Vec<(u32, bool)> = spans.iter().map(|s| (s.lane, s.step.is_none())).collect();
+    lanes.sort_unstable();
+    lanes.dedup();
+    let several = lanes.len() > 1;
+    let name = |(tid, mailbox): (u32, bool)| {
+        let name = match (mailbox, several) {
+            (true, _) => "mailbox".to_owned(),
+            (false, true) => format!("CTA {tid}"),
+            (false, false) => "device".to_owned(),
+        };
+        Lane { name: "thread_name", ph: "M", pid: 1, tid, args: LaneName { name } }
+    };
+    lanes.into_iter().map(name).collect()
+}
+
 fn report(model: &str, device: String, spans: &[Span]) -> Report {
-    let lanes = spans.iter().map(|s| s.lane as usize + 1).max().unwrap_or(0);
     let total = spans.iter().map(|s| s.end).max().unwrap_or(0);
+    let spans: Vec<&Span> = spans.iter().filter(|s| s.step.is_some()).collect();
+    let lanes = spans.iter().map(|s| s.lane as usize + 1).max().unwrap_or(0);
     let all = (total as f64 * lanes as f64).max(1.0);
     let sum = |f: fn(&Span) -> u64| spans.iter().map(f).sum::<u64>() as f64 / all;
     Report {

@@ -11,6 +11,7 @@ use crate::memory::{Device, Pinned, refused};
 use cudarc::driver::{CudaStream, DriverError, result, sys};
 use pilotlight_device::{LoadError, RunError};
 use pilotlight_kernels::abi;
+use std::ops::Range;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{JoinHandle, ThreadId};
@@ -148,8 +149,9 @@ impl Lamp {
         word(&self.mailbox, offset)
     }
 
-    /// Runs a request; when it returns the outputs are written. Gives the nanoseconds that the kernel took.
-    pub(crate) fn run(&self, request: &abi::Request, expected: Duration) -> Result<u64, RunError> {
+    /// Runs a request; when it returns the outputs are written. Gives when the kernel took it up and was done, in
+    /// nanoseconds of its clock.
+    pub(crate) fn run(&self, request: &abi::Request, expected: Duration) -> Result<Range<u64>, RunError> {
         let (number, losses) = self.submit(request)?;
         self.wait(number, expected)?;
         if self.lost.load(Ordering::Acquire) != losses {
@@ -166,7 +168,7 @@ impl Lamp {
             u64::from(self.word(abi::MAIL_TIMES + n).load(Ordering::Relaxed))
                 | u64::from(self.word(abi::MAIL_TIMES + n + 4).load(Ordering::Relaxed)) << 32
         };
-        Ok(time(8).saturating_sub(time(0)))
+        Ok(time(0)..time(8).max(time(0)))
     }
 
     /// The request's number, and how often requests had been lost before it.

@@ -12,11 +12,13 @@ mod lamp;
 mod mailbox;
 #[cfg(all(test, loom))]
 mod mailbox_model;
+mod outline;
 mod resident;
 mod schedule;
 mod settings;
 
 pub(crate) use lamp::Lamp;
 pub use lamp::Pause;
+pub use outline::{Part, outline};
 pub(crate) use resident::Persistent;
 pub use settings::{LEAST_IDLE, Settings, Wait};

@@ -119,7 +119,8 @@ impl Persistent {
             whole: whole.into(),
             ..self.bound(slot)?.request
         };
-        self.0.lamp.run(&request, Duration::ZERO)
+        let ran = self.0.lamp.run(&request, Duration::ZERO)?;
+        Ok(ran.end - ran.start)
     }
 }
 
@@ -262,7 +263,8 @@ impl Program for Persistent {
     fn run(&mut self, slot: &mut Slot) -> Result<(), RunError> {
         let request = self.bound(slot)?.request;
         let expected = Duration::from_nanos(self.0.latency.load(Ordering::Relaxed));
-        let took = self.0.lamp.run(&request, expected)?;
+        let ran = self.0.lamp.run(&request, expected)?;
+        let took = ran.end - ran.start;
         // Grows slowly, so that one slow inference does not make the next wake-up late.
         let known = self.0.latency.load(Ordering::Relaxed);
         let next = if known == 0 || took < known { took } else { known + (took - known) / 16 };
@@ -279,15 +281,23 @@ impl Program for Persistent {
         Ok(())
     }
 
-    /// Each block's instructions, by the kernel's own clock. On a virtual board the times are modelled.
+    /// Each block's instructions and the mailbox, by the kernel's own clock. On a virtual board the times are modelled.
     fn run_traced(&mut self, slot: &mut Slot, spans: &mut Vec<Span>) -> Result<(), RunError> {
         let Resident { lamp, schedule, memory, lowered, .. } = &*self.0;
         let Some(memory) = memory else { return Err(RunError::Foreign) };
         let request = abi::Request { trace: memory.trace.address, ..self.bound(slot)?.request };
-        lamp.run(&request, Duration::ZERO)?;
+        let ran = lamp.run(&request, Duration::ZERO)?;
         let times: Vec<u64> = memory.trace.bytes().chunks_exact(8).map(word).collect();
-        let first = times.iter().copied().min().unwrap_or(0);
+        // Another block may begin before block 0 has looked at the clock.
+        let first = times.iter().copied().min().unwrap_or(ran.start).min(ran.start);
+        let last = times.iter().copied().max().unwrap_or(ran.end).min(ran.end);
         spans.clear();
+        let mailbox = |what: &str, begin: u64, end: u64| {
+            let what = what.to_owned();
+            Span { lane: schedule.ctas as u32, step: None, what, begin, ready: begin, end }
+        };
+        spans.push(mailbox("request taken up to done", 0, ran.end - first));
+        spans.push(mailbox("all blocks join, done is stored", last - first, ran.end - first));
         for (lane, list) in schedule.starts.windows(2).enumerate() {
             for at in list[0] as usize..list[1] as usize {
                 let i = &schedule.instructions[at];
@@ -302,7 +312,7 @@ impl Program for Persistent {
                     None => "only waits".to_owned(),
                 };
                 let [begin, ready, end] = [0, 1, 2].map(|n| times[at * 3 + n] - first);
-                spans.push(Span { lane: lane as u32, step: i.step as usize, what, begin, ready, end });
+                spans.push(Span { lane: lane as u32, step: Some(i.step as usize), what, begin, ready, end });
             }
         }
         Ok(())
