@@ -13,6 +13,18 @@ pub enum Waiting {
     Parked,
 }
 
+/// The constants that [`Lit`] and its break-even follow from, by name.
+pub const INPUTS: [&str; 8] = [
+    "call_ns",
+    "active_watts",
+    "voltage_floor",
+    "cpu_core_watts",
+    "sleep_share",
+    "poll_clocks",
+    "poll_instructions",
+    "gate_exit_ns",
+];
+
 /// Modelled power of waiting and cost of coming back, and the idle time from which parking pays.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Lit {

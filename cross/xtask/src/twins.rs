@@ -1,5 +1,5 @@
-//! ResNet-50 and MobileNetV2 with random weights on the virtual Orin: every tensor against the CPU device, and what
-//! `profile` counts.
+//! ResNet-50 and MobileNetV2 with random weights on the virtual Orin: every tensor against the CPU device in graph and in
+//! persistent mode, what `profile` counts, and modelled time beside TensorRT's published one.
 
 use crate::{exact, shell};
 use anyhow::{Context, Result, bail};
@@ -22,9 +22,11 @@ pub fn run() -> Result<()> {
     let pilotlight = pilotlight.to_str().context("path is not text")?;
     exact::make_models(&["twins"])?;
     for (model, name, least) in NETS {
-        println!("{name} on {BOARD}, as a CUDA graph, against the CPU device:");
-        let devices = ["--device-a", "cpu", "--device-b", "cuda:graph", "--board", BOARD];
-        shell::run(pilotlight, &[&["compare", model], &devices[..]].concat())?;
+        for mode in ["cuda:graph", "cuda:persistent"] {
+            println!("{name} on {BOARD}, {mode}, against the CPU device:");
+            let devices = ["--device-a", "cpu", "--device-b", mode, "--board", BOARD];
+            shell::run(pilotlight, &[&["compare", model], &devices[..]].concat())?;
+        }
         let text = shell::output(pilotlight, &["profile", model, "--board", BOARD, "--json"])?;
         let report: Value = serde_json::from_str(&text)?;
         let convolutions = |key: &str| -> Result<u64> {
@@ -41,6 +43,9 @@ pub fn run() -> Result<()> {
             useful as f64 / issued as f64,
             total("bank_conflicts")? - conflicts
         );
+        let modes = shell::output(pilotlight, &["profile", model, "--board", BOARD, "--modes"])?;
+        let whole = modes.find("one inference").context("profile models no whole inference")?;
+        println!("{}", &modes[whole..]);
         if useful * 100 < issued * least || conflicts > 0 {
             bail!("{name}: at least {least} % must be useful, and no main loop may meet a bank conflict");
         }

@@ -3,11 +3,15 @@
 use crate::modelled::Launch;
 use anyhow::{Result, anyhow, bail};
 use clap::ValueEnum;
-use pilotlight_boards::virtual_tree::virtual_names;
-use pilotlight_cuda::{Cuda, Mode, VirtualBoard, VirtualError};
+use pilotlight_boards::model::rate::idle_ns;
+use pilotlight_boards::model::{Clocks, Machine};
+use pilotlight_boards::virtual_tree::{VIRTUAL, virtual_names};
+use pilotlight_boards::{Tree, named};
+use pilotlight_cuda::{Cuda, LEAST_IDLE, Mode, Settings, VirtualBoard, VirtualError};
 use pilotlight_device::{Cpu, CpuOptions, Device, Isa, Reference};
 use std::ops::Deref;
 use std::str::FromStr;
+use std::time::Duration;
 
 /// Which device runs the plan, and how.
 #[derive(Clone, Debug, clap::Args)]
@@ -65,6 +69,49 @@ impl FromStr for Board {
             }
         }
     }
+}
+
+/// The module whose facts describe a board: of a virtual one by its name, of this machine by its device tree.
+pub fn module(board: &Board) -> Option<String> {
+    match board {
+        Board::Auto => Some(pilotlight_boards::Board::discover(&Tree::system()).data?.name),
+        Board::Virtual(name) => {
+            VIRTUAL.iter().find(|(n, ..)| n == name).map(|(_, module, _)| (*module).to_owned())
+        }
+    }
+}
+
+/// A board at the highest clocks of its power mode, for the model; `None` where it is not known.
+pub fn machine(board: &Board) -> Option<Machine> {
+    let data = named(&module(board)?)?;
+    let highest = Clocks::highest(&data);
+    let Board::Virtual(name) = board else { return Some(Machine::of(&data, highest)) };
+    let (_, _, mode) = VIRTUAL.iter().find(|(n, ..)| n == name)?;
+    let mode = data.modes.iter().find(|m| m.id == *mode)?;
+    // Steps of the tables lie a little above the round numbers of the modes.
+    let within = |clocks: &[f64], cap: Option<f64>, highest: f64| {
+        let allowed = clocks.iter().copied().filter(|mhz| cap.is_none_or(|cap| *mhz <= cap * 1.001));
+        allowed.last().map_or(highest, |mhz| mhz * 1e6)
+    };
+    let clocks = Clocks {
+        gpu: within(&data.gpu.clocks_mhz, mode.gpu_mhz, highest.gpu),
+        emc: within(&data.memory.emc_mhz, mode.emc_mhz, highest.emc),
+    };
+    Some(Machine { sms: mode.sms, ..Machine::of(&data, clocks) })
+}
+
+/// The idle time after which a persistent kernel leaves on a board: the break-even of its modelled energies, and
+/// [`LEAST_IDLE`] at least. `None`: it stays.
+pub fn resident_idle(machine: &Machine) -> Option<Duration> {
+    let ns = idle_ns(&machine.lit(), LEAST_IDLE.as_nanos() as f64);
+    ns.map(|ns| Duration::from_nanos(ns.ceil() as u64).max(LEAST_IDLE))
+}
+
+/// Settings of the persistent kernel on a board.
+fn settings(board: &Board) -> Settings {
+    let plain = Settings::default();
+    let idle = machine(board).map_or(plain.idle, |machine| resident_idle(&machine));
+    Settings { idle, ..plain }
 }
 
 /// A device by name.
@@ -155,6 +202,7 @@ fn open(name: DeviceName, board: &Board, threads: usize, isa: Option<Isa>) -> Re
     if threads != 1 || isa.is_some() {
         bail!("--threads and --isa are for the CPU device");
     }
+    let settings = settings(board);
     if let Board::Virtual(board) = board {
         let board = VirtualBoard::load(&[("BOARD", board)]).map_err(|error| match error {
             VirtualError::Missing { .. } => {
@@ -162,11 +210,11 @@ fn open(name: DeviceName, board: &Board, threads: usize, isa: Option<Isa>) -> Re
             }
             error => anyhow!("--board virtual:{board}: {error}"),
         })?;
-        let cuda = board.open(mode)?;
+        let cuda = board.open(mode)?.with(settings);
         let multiprocessors = Some(cuda.multiprocessors());
         return Ok(Opened { device: Box::new(cuda), board: Some(board), multiprocessors });
     }
-    let cuda = Cuda::open(mode)?;
+    let cuda = Cuda::open(mode)?.with(settings);
     if cuda.is_virtual() {
         bail!(
             "the CUDA driver that is found first is a virtual Orin's; name it with --board virtual:NAME, or, for the \
@@ -175,4 +223,30 @@ fn open(name: DeviceName, board: &Board, threads: usize, isa: Option<Isa>) -> Re
     }
     let multiprocessors = Some(cuda.multiprocessors());
     Ok(Opened { device: Box::new(cuda), board: None, multiprocessors })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pilotlight_boards::model::lit::Waiting;
+
+    #[test]
+    fn a_resident_kernel_leaves_at_the_break_even_but_no_sooner_than_clocks_change() {
+        for (name, ..) in VIRTUAL {
+            let machine = machine(&Board::Virtual(name.to_owned())).unwrap_or_else(|| panic!("{name}"));
+            let even = machine.lit().break_even_ns(Waiting::BackOff).unwrap_or(f64::INFINITY);
+            // What pilotlight-cuda's own default takes for granted.
+            assert!(even < LEAST_IDLE.as_nanos() as f64, "{name}: {even} ns");
+            assert_eq!(settings(&Board::Virtual(name.to_owned())).idle, Some(LEAST_IDLE), "{name}");
+            // A relaunch that cost a hundred times as much would be worth more waiting.
+            let mut dear = machine;
+            dear.constants.gate_exit_ns *= 100.0;
+            let even = dear.lit().break_even_ns(Waiting::BackOff).unwrap_or(f64::INFINITY);
+            assert_eq!(resident_idle(&dear), Some(Duration::from_nanos(even.ceil() as u64)), "{name}");
+            // Where waiting costs nothing it stays.
+            dear.constants.sleep_share = 0.0;
+            assert_eq!(resident_idle(&dear), None, "{name}");
+        }
+        assert_eq!(machine(&Board::Virtual("none".into())), None);
+    }
 }

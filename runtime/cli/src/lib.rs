@@ -3,6 +3,7 @@
 
 pub mod card;
 pub mod command;
+pub mod counted;
 pub mod device;
 pub mod energy;
 pub mod feed;

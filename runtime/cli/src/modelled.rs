@@ -9,6 +9,9 @@ use std::collections::BTreeMap;
 pub const NO_TIME: &str = "time: neither measured nor modelled (the resident kernel goes on, and how long the \
     emulator takes says nothing of a board)";
 
+/// Name of the persistent kernel.
+const RESIDENT: &str = "persistent";
+
 /// One finished launch of a virtual board's report.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Launch {
@@ -105,10 +108,12 @@ pub struct Modelled {
 }
 
 impl Modelled {
-    /// The sum of launches; `None` where there are none.
+    /// The sum of launches; `None` where there are none, or where a resident kernel is among them: it has left in
+    /// between, and what it did was not these inferences alone.
     pub fn of(launches: &[Launch]) -> Option<Self> {
         let sum = |f: fn(&Launch) -> u64| launches.iter().map(f).sum();
-        (!launches.is_empty()).then(|| Self {
+        let whole = launches.iter().all(|l| l.kernel != RESIDENT);
+        (!launches.is_empty() && whole).then(|| Self {
             status: "modelled",
             validated: launches.iter().all(|l| l.modelled.validated),
             launches: launches.len(),

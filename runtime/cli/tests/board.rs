@@ -243,3 +243,71 @@ fn a_trace_shows_each_block_its_waits_and_the_mailbox() {
         );
     }
 }
+
+#[test]
+fn a_rate_of_requests_is_billed_by_policy_and_the_chosen_one_is_near_the_best() {
+    let model = models("digits");
+    let bench = |more: &[&'static str]| [&["bench", model.as_str(), "--rate"][..], more, &NANO[2..]].concat();
+    for hz in ["1", "25", "100", "1000", "5000", "30000"] {
+        let json: Value = serde_json::from_str(&ok(&bench(&[hz, "--json"]))).unwrap();
+        assert_eq!((json["status"].as_str(), json["validated"].as_bool()), (Some("modelled"), Some(false)));
+        let over = json["over_best_percent"].as_array().unwrap();
+        assert!(over.iter().all(|p| (0.0..=3.0).contains(&p.as_f64().unwrap())), "{hz} Hz: {over:?}");
+        let policies = json["policies"].as_array().unwrap();
+        let names: Vec<_> = policies.iter().map(|p| p["policy"].as_str().unwrap()).collect();
+        assert_eq!(names, ["lit", "parked", "graph"]);
+        // No policy that keeps up costs 3 % less than the chosen one.
+        let mj = |p: &Value| p["mj"].as_f64();
+        let chosen = policies.iter().find(|p| p["policy"] == json["chosen"]).and_then(mj).unwrap();
+        assert!(policies.iter().filter_map(mj).all(|other| chosen <= 1.03 * other), "{hz} Hz: {policies:?}");
+        let idle = &json["idle"];
+        let figure = |name: &str| idle[name].as_f64().unwrap();
+        // The break-even follows from what is printed beside it.
+        let even = figure("relaunch_mj") * 1e3 / (figure("back_off_w") - figure("parked_w"));
+        assert!((even / figure("break_even_us") - 1.0).abs() < 1e-9, "{idle}");
+        assert_eq!(figure("idle_us"), figure("break_even_us").max(figure("least_us")));
+        assert!(idle["inputs"].as_array().unwrap().len() >= 5);
+        let changed = json["sensitivity"].as_array().unwrap();
+        assert!(changed.iter().any(|s| s["constant"] == "gate_exit_ns"), "{changed:?}");
+    }
+    // The graph's launch alone takes longer than the pause between requests.
+    let text = ok(&bench(&["30000"]));
+    assert!(text.contains("everything MODELLED, nothing measured") && text.contains("too slow"), "{text}");
+    assert!(text.contains("chosen: lit") && text.contains("(assumed)"), "{text}");
+    let errors = fails(&pilotlight(&bench(&["500000"])));
+    assert!(errors.contains("requests a second leave"), "{errors}");
+    let errors = fails(&pilotlight(&["bench", &model, "--rate", "25"]));
+    assert!(errors.contains("--board virtual:"), "{errors}");
+    let errors = fails(&pilotlight(&["bench", &model, "--rate", "25", "--board", "virtual:none"]));
+    assert!(errors.contains("orin-nano-super"), "{errors}");
+    let errors = fails(&pilotlight(&bench(&["0"])));
+    assert!(errors.contains("0.001"), "{errors}");
+}
+
+#[test]
+fn a_profile_models_the_whole_inference_in_both_modes() {
+    let model = models("digits");
+    let args = [&["profile", model.as_str(), "--modes"][..], &NANO[2..]].concat();
+    let json: Value = serde_json::from_str(&ok(&[&args[..], &["--json"]].concat())).unwrap();
+    let modes = &json["modes"];
+    let number = |v: &Value| v.as_f64().unwrap_or_else(|| panic!("{modes}"));
+    let persistent = number(&modes["persistent_us"]);
+    let parts = ["work_us", "fill_us", "waits_us", "mailbox_us"].map(|part| number(&modes["critical"][part]));
+    assert!(
+        parts.iter().all(|us| *us > 0.0) && (parts.iter().sum::<f64>() - persistent).abs() < 1e-6,
+        "{modes}"
+    );
+    // Graph mode's kernels are those that were profiled one by one.
+    assert!((number(&modes["graph_us"]) - number(&json["totals"]["modelled_us"])).abs() < 1e-6);
+    assert_eq!(modes["tensorrt_us"], Value::Null, "nobody published it for digits");
+    let worst = number(&modes["worst_single_us"]);
+    assert!(persistent < worst && worst < number(&modes["pessimistic_us"][0]), "{modes}");
+    let flags =
+        modes["sensitivity"].as_array().unwrap().iter().find(|s| s["constant"] == "wait_clocks").unwrap();
+    assert!(
+        number(&flags["persistent_us"][0]) < persistent && persistent < number(&flags["persistent_us"][1])
+    );
+    assert_eq!(flags["graph_us"][0], flags["graph_us"][1], "a graph has no flags");
+    let text = ok(&args);
+    assert!(text.contains("not validated") && text.contains("slower ends"), "{text}");
+}

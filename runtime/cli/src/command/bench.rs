@@ -1,5 +1,7 @@
 //! `pilotlight bench`: how long a model takes, in all and by operation.
 
+mod rate;
+
 use super::telemetry::TelemetryOptions;
 use super::{print_json, progress};
 use crate::device::DeviceOptions;
@@ -28,6 +30,10 @@ pub struct Bench {
     /// Show every step instead of a sum for each kind of operation
     #[arg(long)]
     steps: bool,
+    /// Instead: energy of a request on a virtual board when so many come a second, with the persistent kernel lit, with
+    /// it parked, and in graph mode; which is chosen and why. Modelled, not measured
+    #[arg(long, value_name = "HZ", value_parser = rate, conflicts_with_all = ["runs", "warm_up", "steps"])]
+    rate: Option<f64>,
     /// Print one line of JSON
     #[arg(long)]
     json: bool,
@@ -41,6 +47,13 @@ pub struct Bench {
     energy: EnergyOptions,
     #[command(flatten)]
     costs: CostOptions,
+}
+
+fn rate(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(hz) if (1e-3..=1e6).contains(&hz) => Ok(hz),
+        _ => Err("a number of requests a second from 0.001 to 1000000 is allowed".into()),
+    }
 }
 
 /// How often the model is opened and loaded for the start times.
@@ -77,6 +90,9 @@ struct StepTime {
 impl Bench {
     pub(super) fn run(self) -> Result<()> {
         let mut model = Model::open(&self.model, &self.compile)?;
+        if let Some(hz) = self.rate {
+            return rate::run(&model, &self.device.board, hz, self.json);
+        }
         let device = self.device.open()?;
         let mut program = device.load(&model.plan)?;
         // Once more, several times: the first start also pays for what the process touches for the first time.

@@ -5,7 +5,7 @@ use crate::feed;
 use crate::model::{CompileOptions, Model};
 use crate::npy::Array;
 use anyhow::{Context, Result, bail};
-use pilotlight_plan::Plan;
+use pilotlight_plan::{Plan, TensorId};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -50,10 +50,11 @@ impl Compare {
             }
         };
         let others: BTreeMap<&str, &Array> = b.iter().map(|(n, a)| (n.as_str(), a)).collect();
-        let (mut compared, mut differ) = (0, 0);
+        let (mut compared, mut elements, mut differ) = (0, 0, 0);
         for (name, left) in &a {
             let Some(right) = others.get(name.as_str()) else { continue };
             compared += 1;
+            elements += left.elements();
             let Some(text) = difference(left, right, self.first_mismatch) else { continue };
             differ += 1;
             println!("{name}: {text}");
@@ -64,11 +65,16 @@ impl Compare {
         if compared == 0 {
             bail!("{} and {} have no tensor of the same name", self.a.display(), path.display());
         }
-        println!("{compared} compared, {differ} differ ({} of A and {} of B in all)", a.len(), b.len());
+        println!(
+            "{compared} compared ({elements} elements), {differ} differ ({} of A and {} of B in all)",
+            a.len(),
+            b.len()
+        );
         Ok(differ == 0)
     }
 
-    /// Every tensor that a model's steps write, in order.
+    /// Every tensor that a model's steps write, in order, and the outputs of an inference that is not stopped after
+    /// each step.
     fn tensors(&self, path: &Path, device: DeviceName) -> Result<Vec<(String, Array)>> {
         let model = Model::open(path, &self.compile)?;
         let plan = &model.plan;
@@ -80,12 +86,24 @@ impl Compare {
         }
         let mut all = Vec::new();
         program.run_observed(&mut slot, &mut |step, bytes| all.push(written(plan, step, bytes)))?;
+        for n in 0..plan.outputs.len() {
+            slot.output_mut(n).fill(0);
+        }
+        program.run(&mut slot)?;
+        for (n, &id) in plan.outputs.iter().enumerate() {
+            let (name, array) = array(plan, id, slot.output(n));
+            all.push((format!("{name}, whole inference"), array));
+        }
         Ok(all)
     }
 }
 
 fn written(plan: &Plan, step: usize, bytes: &[u8]) -> (String, Array) {
-    let t = plan.tensor(plan.steps[step].op.writes());
+    array(plan, plan.steps[step].op.writes(), bytes)
+}
+
+fn array(plan: &Plan, id: TensorId, bytes: &[u8]) -> (String, Array) {
+    let t = plan.tensor(id);
     let shape = t.shape.iter().map(|&d| d as usize).collect();
     (t.name.clone(), Array { dtype: t.dtype, shape, bytes: bytes.to_vec() })
 }

@@ -1,12 +1,16 @@
 //! `pilotlight profile`: what each operation of a model executes on a virtual board, and what limits it.
 
+mod modes;
+
 use super::explain::multiplications;
 use super::print_json;
-use crate::device::{Board, DeviceName};
-use crate::feed;
+use crate::counted::Counted;
+use crate::device::{Board, machine, module};
 use crate::model::{CompileOptions, Model};
 use crate::modelled::Launch;
-use anyhow::{Result, bail};
+use anyhow::{Context, Result};
+use modes::Modes;
+use pilotlight_plan::Plan;
 use serde::Serialize;
 use std::path::PathBuf;
 
@@ -19,6 +23,10 @@ pub struct Profile {
     /// Virtual board, as virtual:orin-nano-super; this machine's GPU counts nothing of this
     #[arg(long, default_value = "virtual:orin-nano-super", value_name = "BOARD")]
     board: Board,
+    /// Model the whole inference in persistent and in graph mode too, beside TensorRT's time where it was published,
+    /// and what each unmeasured constant changes
+    #[arg(long)]
+    modes: bool,
     /// Print one line of JSON
     #[arg(long)]
     json: bool,
@@ -37,6 +45,8 @@ struct Report {
     validated: bool,
     steps: Vec<Step>,
     totals: Totals,
+    /// With `--modes`.
+    modes: Option<Modes>,
 }
 
 /// One operation.
@@ -88,23 +98,8 @@ impl Profile {
     pub(super) fn run(self) -> Result<()> {
         let model = Model::open(&self.model, &self.compile)?;
         let plan = &model.plan;
-        let device = DeviceName::CudaLaunch.open(&self.board)?;
-        if !device.is_virtual() {
-            bail!("only a virtual board counts what kernels do; give --board virtual:orin-nano-super");
-        }
-        let lowered = pilotlight_cuda::lower(plan, device.multiprocessors().unwrap_or(1))?;
-        let mut program = device.load(plan)?;
-        let mut slot = program.slot()?;
-        feed::random(plan, 1, &mut slot);
-        // The first inference finds nothing in L2; the second is what all later ones are.
-        program.run(&mut slot)?;
-        device.launches()?;
-        program.run(&mut slot)?;
-        let launches = device.launches()?;
-        let expected: usize = lowered.steps.iter().map(Vec::len).sum();
-        if launches.len() != expected {
-            bail!("the board reports {} launches, the program has {expected}", launches.len());
-        }
+        let counted = Counted::run(plan, &self.board)?;
+        let (lowered, launches) = (&counted.lowered, &counted.launches);
         let mut rest = &launches[..];
         let mut steps = Vec::with_capacity(plan.steps.len());
         for (step, kernels) in plan.steps.iter().zip(&lowered.steps) {
@@ -128,17 +123,24 @@ impl Profile {
         let report = Report {
             schema: 1,
             model: plan.name.clone(),
-            device: device.describe(),
+            device: counted.device.clone(),
             status: "modelled",
             validated: launches.iter().all(|l| l.modelled.validated),
             steps,
             totals,
+            modes: if self.modes { Some(self.compare(plan, &counted)?) } else { None },
         };
         if self.json {
             return print_json(&report);
         }
         report.show();
         Ok(())
+    }
+
+    fn compare(&self, plan: &Plan, counted: &Counted) -> Result<Modes> {
+        let (at, module) =
+            machine(&self.board).zip(module(&self.board)).context("the board's facts are not known")?;
+        Modes::new(plan, counted, &at, &module)
     }
 }
 
@@ -240,5 +242,8 @@ impl Report {
             .map(|(bound, us)| format!("{bound} {:.0} %", us / t.modelled_us.max(1e-9) * 100.0))
             .collect();
         println!("limited by: {}", parts.join(", "));
+        if let Some(modes) = &self.modes {
+            println!("{}", modes.lines());
+        }
     }
 }

@@ -184,7 +184,7 @@ fn report(model: &str, device: String, spans: &[Span]) -> Report {
     let spans: Vec<&Span> = spans.iter().filter(|s| s.step.is_some()).collect();
     let lanes = spans.iter().map(|s| s.lane as usize + 1).max().unwrap_or(0);
     let all = (total as f64 * lanes as f64).max(1.0);
-    let sum = |f: fn(&Span) -> u64| spans.iter().map(f).sum::<u64>() as f64 / all;
+    let sum = |f: fn(&Span) -> u64| spans.iter().map(|s| f(s)).sum::<u64>() as f64 / all;
     Report {
         schema: 1,
         model: model.to_owned(),

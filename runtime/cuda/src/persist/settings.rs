@@ -63,8 +63,8 @@ impl Default for Settings {
         Self {
             free_multiprocessors: 0,
             wait: Wait::default(),
-            // Lit and waiting costs watts, a relaunch some tens of microseconds: the break-even lies below the
-            // least that makes sense.
+            // The break-even of waiting and relaunching, by the model of every known board, lies below the least that
+            // makes sense (`pilotlight bench --rate` prints it; the command sets what it finds for its board).
             idle: Some(LEAST_IDLE),
             deadline: Duration::from_secs(2),
             heartbeat: Duration::from_secs(2),
