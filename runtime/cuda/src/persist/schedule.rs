@@ -29,6 +29,10 @@ pub(crate) struct Schedule {
     pub(crate) blocks: Vec<u32>,
 }
 
+/// Most bytes of weights that are brought into L2 ahead: half of the smallest Orin's. More would push out what is
+/// being worked on, and then itself.
+const MOST_AHEAD: u64 = 1 << 20;
+
 /// Parameter blocks begin at multiples of this.
 const BLOCK_ALIGN: usize = 16;
 
@@ -102,6 +106,7 @@ impl Schedule {
                     ..Instruction::default()
                 };
                 if let Some((address, size)) = next_weights {
+                    let size = size.min(MOST_AHEAD);
                     let share = size.div_ceil(ctas as u64).next_multiple_of(128);
                     let from = (share * cta as u64).min(size);
                     instruction.weights = address + from;
