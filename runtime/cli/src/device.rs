@@ -90,8 +90,8 @@ pub fn machine(board: &Board) -> Option<Machine> {
     let mode = data.modes.iter().find(|m| m.id == *mode)?;
     // Steps of the tables lie a little above the round numbers of the modes.
     let within = |clocks: &[f64], cap: Option<f64>, highest: f64| {
-        let allowed = clocks.iter().copied().filter(|mhz| cap.is_none_or(|cap| *mhz <= cap * 1.001));
-        allowed.last().map_or(highest, |mhz| mhz * 1e6)
+        let mut allowed = clocks.iter().copied().filter(|mhz| cap.is_none_or(|cap| *mhz <= cap * 1.001));
+        allowed.next_back().map_or(highest, |mhz| mhz * 1e6)
     };
     let clocks = Clocks {
         gpu: within(&data.gpu.clocks_mhz, mode.gpu_mhz, highest.gpu),

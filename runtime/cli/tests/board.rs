@@ -196,6 +196,7 @@ fn sass_stands_beside_cutlass() {
     assert!(text.contains("CUTLASS 4.7.0") && text.contains("conv_u8_128x256"), "{text}");
     let missing = fails(&pilotlight(&["sass", "--nvdisasm", "/no/such/program"]));
     assert!(missing.contains("pip install nvidia-cuda-nvdisasm"), "{missing}");
+}
 
 /// The timeline of the persistent kernel as a viewer reads it.
 #[test]

@@ -43,7 +43,10 @@ fn time(program: &mut dyn Program, slot: &mut Slot) -> String {
 fn write(path: &str, spans: &[Span]) {
     let lines: Vec<String> = spans
         .iter()
-        .map(|s| format!(r#"[{},{},"{}",{},{},{}]"#, s.lane, s.step, s.what, s.begin, s.ready, s.end))
+        // Those of blocks; the mailbox's have no step.
+        .filter_map(|s| {
+            Some(format!(r#"[{},{},"{}",{},{},{}]"#, s.lane, s.step?, s.what, s.begin, s.ready, s.end))
+        })
         .collect();
     std::fs::write(path, format!("[{}]", lines.join(",\n"))).unwrap();
 }

@@ -97,7 +97,6 @@ mod linux {
             return ExitCode::SUCCESS;
         }
         let (mut passed, mut failed) = (0, 0);
-<<<<<<< HEAD
         if virtual_orin::real() {
             // A GPU's driver keeps no log of its calls: system calls alone are counted.
             let as_wanted = CASES.iter().filter_map(|(case, strict)| Some((case, (*strict)?)));
@@ -107,12 +106,10 @@ mod linux {
             println!("test result: {}. {} passed", if bad.is_empty() { "ok" } else { "FAILED" }, good.len());
             return if bad.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
         }
-        println!("per inference, digits, virtual Orin:");
-=======
         println!(
-            "per inference, digits (predictive: EfficientNet-Lite0), virtual Orin (system calls of graph and launch are its driver's, not NVIDIA's):"
+            "per inference, digits (predictive: EfficientNet-Lite0), virtual Orin; system calls of graph and launch are its \
+             driver's, not NVIDIA's:"
         );
->>>>>>> 7e4b513 (cuda: system calls counted one by one, predictive waiting too; trace shows the mailbox and names its lanes; boards: a resident kernel's critical path and the bills of request rates)
         for (case, strict) in CASES {
             let Some(counts) = calls(case) else {
                 println!("{case}: FAILED to run");
