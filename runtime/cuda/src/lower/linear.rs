@@ -288,6 +288,7 @@ impl Lowering<'_> {
         zeros.resize(padded as usize, 0);
         let classes: Vec<u8> = rows.of.iter().chain(&columns.of).copied().collect();
         let pixels = narrow("the number of pixels", shape.pixels())?;
+        let reach = [0, 1].map(|d| (window.kernel[d] - 1) * window.dilation[d]);
         let block = abi::Depthwise {
             x,
             w: self.constant(&weights.quads(padded as usize)),
@@ -310,8 +311,7 @@ impl Lowering<'_> {
             quads: taps.div_ceil(4) as u32,
             flip,
             column_classes: columns.sets.len() as u32,
-            reach: (window.kernel[0] - 1) * window.dilation[0] << 16
-                | (window.kernel[1] - 1) * window.dilation[1],
+            reach: (reach[0] << 16) | reach[1],
             epilogue: self.spread_scale(epilogue, l, l.outputs, padded),
         };
         self.each("depthwise", u64::from(pixels) * u64::from(padded / 4), &block)
