@@ -26,6 +26,11 @@ pub struct Emc {
 }
 
 impl Emc {
+    /// The clock now, and nothing else; `None` where debugfs cannot be read.
+    pub fn now(tree: &Tree) -> Option<Hertz> {
+        tree.number(&format!("{LOCK}/rate")).ok().and_then(|hz| u64::try_from(hz).ok()).map(Hertz)
+    }
+
     /// Reads what can be read; what cannot is named in `notes`.
     pub fn read(tree: &Tree, notes: &mut Vec<String>) -> Self {
         let number = |name: &str| tree.number(&format!("{LOCK}/{name}"));

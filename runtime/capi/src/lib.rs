@@ -9,6 +9,7 @@
 //! log callback, and exporting unmangled names.
 #![allow(non_camel_case_types, reason = "the types have their C names")]
 
+mod energy;
 mod handle;
 mod log_callback;
 mod memory;
@@ -18,6 +19,7 @@ mod session;
 mod slot;
 mod status;
 
+pub use energy::*;
 pub use log_callback::*;
 pub use options::*;
 pub use plan::*;

@@ -1,9 +1,11 @@
 //! How a session is opened.
 
+use crate::energy::{METERS, pl_meter};
 use crate::memory::{put_versioned, versioned};
 use crate::status::{Fault, entry, fault, pl_status, pl_status::*};
 use pilotlight::{DeviceKind, Options, Priority, Runner, Thread, Wait};
 use std::ffi::c_char;
+use std::mem::offset_of;
 use std::num::NonZeroUsize;
 
 /// Device: the processor, with the fastest instructions that it has.
@@ -62,10 +64,12 @@ pub struct pl_options {
     pub cores: u64,
     /// Name of the worker thread, NUL-terminated; "pilotlight".
     pub thread_name: [c_char; 16],
+    /// Tells what inferences cost; null: nobody does.
+    pub meter: pl_meter,
 }
 
-/// Size of the first version of `pl_options`: no older one exists.
-const OLDEST: usize = size_of::<pl_options>();
+/// Size of the first version of `pl_options`.
+const OLDEST: usize = offset_of!(pl_options, meter);
 
 impl pl_options {
     fn new() -> Self {
@@ -85,6 +89,7 @@ impl pl_options {
             priority_level: 0,
             cores: 0,
             thread_name,
+            meter: pl_meter { id: 0 },
         }
     }
 
@@ -128,7 +133,11 @@ impl pl_options {
             PL_RUN_WORKER => Runner::Worker(self.thread()?),
             other => return Err(refuse("runner", other, "PL_RUN_INLINE or PL_RUN_WORKER")),
         };
-        Ok(Options::default()
+        let options = match self.meter.id {
+            0 => Options::default(),
+            id => Options::default().meter(&*METERS.get(id)?),
+        };
+        Ok(options
             .device(device)
             .threads(threads)
             .slots(self.slots as usize)

@@ -1,10 +1,12 @@
 //! Slots: lend, fill, submit, wait, read, release.
 
+use crate::energy::pl_energy;
 use crate::memory::{bytes, check, put, put_versioned, versioned};
 use crate::session::{Open, SESSIONS, pl_session, try_lock};
 use crate::status::{Fault, entry, fault, pl_status, pl_status::*};
-use pilotlight::{Energy, Failure, Lent, Output, Pending, Report};
+use pilotlight::{Failure, Lent, Output, Pending, Report};
 use std::ffi::c_void;
+use std::mem::offset_of;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -19,9 +21,6 @@ pub struct pl_slot {
     /// Not to be looked at.
     pub id: u64,
 }
-
-/// Energy: no meter is attached.
-pub const PL_ENERGY_NOT_MEASURED: u32 = 0;
 
 /// What an inference took.
 #[repr(C)]
@@ -41,11 +40,14 @@ pub struct pl_report {
     pub energy_status: u32,
     /// 0.
     pub reserved: u32,
-    /// Energy in microjoules, where `energy_status` says that it is known; else 0.
+    /// Gross energy of an inference in the session's last window that closed, microjoules, where `energy_status`
+    /// says that it is known; else 0. `pl_slot_energy` tells the rest.
     pub energy_uj: u64,
+    /// Nanoseconds that this window had been over when the inference ended, where the energy is known; else 0.
+    pub energy_age_ns: u64,
 }
 
-const OLDEST_REPORT: usize = size_of::<pl_report>();
+const OLDEST_REPORT: usize = offset_of!(pl_report, energy_age_ns);
 
 const INDEX_BITS: u32 = 8;
 
@@ -354,28 +356,43 @@ impl pl_report {
         queued_ns: 0,
         ran_ns: 0,
         late_ns: 0,
-        energy_status: PL_ENERGY_NOT_MEASURED,
+        energy_status: 0,
         reserved: 0,
         energy_uj: 0,
+        energy_age_ns: 0,
     };
 
     fn new(size: usize, report: Report) -> Self {
         let ns = |d: Duration| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX);
-        let energy_status = match report.energy {
-            Energy::NotMeasured => PL_ENERGY_NOT_MEASURED,
-            // An energy that this ABI has no name for is not shown.
-            _ => PL_ENERGY_NOT_MEASURED,
-        };
+        let energy = pl_energy::new(0, report.energy);
         Self {
             size,
             sequence: report.sequence,
             queued_ns: ns(report.queued),
             ran_ns: ns(report.ran),
             late_ns: report.late.map_or(0, ns),
-            energy_status,
+            energy_status: energy.status,
+            energy_uj: energy.gross_uj,
+            energy_age_ns: energy.age_ns,
             ..Self::NONE
         }
     }
+}
+
+/// The energy that the report of a slot that is done carries: an inference's part of the session's last window that
+/// had closed. Set `energy->size` first. One thread at a time for each slot.
+///
+/// Fails with `PL_ERR_HANDLE`, `PL_ERR_STATE`, `PL_ERR_BUSY`, `PL_ERR_NULL`, `PL_ERR_SIZE`.
+///
+/// # Safety
+/// 1. `energy` is NULL or points to a `pl_energy` whose `size` is set.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn pl_slot_energy(slot: pl_slot, energy: *mut pl_energy) -> pl_status {
+    with_slot(slot, |entry| {
+        let State::Done(output) = &entry.state else { return Err(entry.wrong("done")) };
+        // SAFETY: 1.
+        unsafe { pl_energy::tell(energy, output.report().energy) }
+    })
 }
 
 /// Turns a slot that is done into a lent one, with its inputs as they are. One thread at a time for each slot.

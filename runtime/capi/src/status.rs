@@ -2,6 +2,7 @@
 
 use pilotlight::{
     CloseError, Failure, LendError, OpenError, PlanError, PortError, SubmitError, device::LoadError,
+    energy::MeterError,
 };
 use std::cell::RefCell;
 use std::ffi::{CStr, c_char};
@@ -135,6 +136,11 @@ macro_rules! faults {
 }
 
 faults! {
+    MeterError, e => match e {
+        MeterError::Option { .. } => PL_ERR_OPTION,
+        MeterError::Thread(_) => PL_ERR_SYSTEM,
+        _ => PL_ERR_INTERNAL,
+    };
     PlanError, e => match &e {
         PlanError::Io { source, .. } if source.kind() == std::io::ErrorKind::OutOfMemory => PL_ERR_MEMORY,
         PlanError::Io { .. } => PL_ERR_PLAN_FILE,

@@ -378,4 +378,12 @@ impl Device for Cuda {
             None => Ok(Box::new(Run::new(kernels, Mode::Graph, plan, multiprocessors)?)),
         }
     }
+
+    fn is_virtual(&self) -> bool {
+        self.is_virtual
+    }
+
+    fn lit(&self) -> bool {
+        matches!(self.lamp.get(), Some(Ok(lamp)) if lamp.lit())
+    }
 }

@@ -39,6 +39,17 @@ pub trait Device: Send + Sync {
     /// # Errors
     /// [`LoadError`] when memory is short or the plan asks for what this device cannot do.
     fn load(&self, plan: &Plan) -> Result<Box<dyn Program>, LoadError>;
+
+    /// Whether it only stands for a board: then its times are the emulator's, and no sensor shows its power.
+    fn is_virtual(&self) -> bool {
+        false
+    }
+
+    /// Whether something of it stays resident and waits for work: then it draws power without any. Any thread may
+    /// ask at any time; inferences do not wait for the answer.
+    fn lit(&self) -> bool {
+        false
+    }
 }
 
 /// A plan loaded on a device.

@@ -1,11 +1,15 @@
 //! One inference: its memory, the plan that it runs, and what came of it.
 
-use crate::{Energy, Failure, Ports, Report};
+use crate::energy::Metering;
+use crate::{Failure, Ports, Report};
 use pilotlight_device::{Device, LoadError, Program, Slot};
 use pilotlight_plan::Plan;
 use pilotlight_units::Bytes;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{
+    AtomicU64,
+    Ordering::{Relaxed, Release},
+};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -73,12 +77,13 @@ impl Job {
     }
 
     /// Runs the inference, unless its deadline has passed; a panic of the device becomes a failure.
-    pub(crate) fn run(&mut self, sequence: &AtomicU64) {
+    pub(crate) fn run(&mut self, sequence: &AtomicU64, metering: &Metering) {
         let begin = Instant::now();
         if let Some(late) = self.deadline.and_then(|at| begin.checked_duration_since(at)) {
             self.outcome = Err(Failure::Deadline { late });
             return;
         }
+        metering.begin();
         let slot = &mut self.slot;
         let loaded = &self.loaded;
         // The device's state may be broken after a panic: the mutex is poisoned then, and nothing is run again.
@@ -87,14 +92,17 @@ impl Job {
             Err(_) => Err(Failure::Panicked),
         }));
         let end = Instant::now();
-        self.outcome = ran.unwrap_or(Err(Failure::Panicked)).map(|()| {
+        let outcome = ran.unwrap_or(Err(Failure::Panicked));
+        let energy = metering.end(end, outcome.is_ok().then(|| end - begin));
+        self.outcome = outcome.map(|()| {
             self.loaded.learn(end - self.submitted);
             Report {
-                sequence: sequence.fetch_add(1, Relaxed) + 1,
+                // The meter has counted it: who sees the number finds it there.
+                sequence: sequence.fetch_add(1, Release) + 1,
                 queued: begin - self.submitted,
                 ran: end - begin,
                 late: self.deadline.and_then(|at| end.checked_duration_since(at)),
-                energy: Energy::NotMeasured,
+                energy,
             }
         });
     }

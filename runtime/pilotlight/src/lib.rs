@@ -20,13 +20,16 @@
 //!
 //! # Threads
 //! With [`Runner::Inline`] the thread that waits does the work; with [`Runner::Worker`] one thread for each session
-//! does. A device with more than one thread keeps its own. There is no other thread, no signal or exit handler, and
-//! nothing is printed: messages go to the [`log`] crate. [`Session`] is `Send` and `Sync`, [`Lent`], [`Pending`]
+//! does. A device with more than one thread keeps its own, a [`Meter`](energy::Meter) has one. There is no other
+//! thread, no signal or exit handler, and nothing is printed: messages go to the [`log`] crate. [`Session`] is `Send` and `Sync`, [`Lent`], [`Pending`]
 //! and [`Output`] are `Send`; requests run in the order of submission, whichever thread submits.
 //!
 //! # Ownership
 //! A slot belongs to exactly one hand, and the compiler sees to it: [`Lent::submit`] consumes the slot, so it
 //! cannot be written in flight; an output cannot be read before there is one.
+//!
+//! # Energy
+//! Give a session a [`Meter`](energy::Meter), and each [`Report`] carries joules, or says why it does not.
 //!
 //! # Features
 //! `onnx`: [`onnx`](https://onnx.ai) files become plans (`pilotlight::onnx`). It brings a protobuf reader and minutes
@@ -34,6 +37,7 @@
 //! a GPU and without CUDA, and a machine that has no driver gets an error when a session is opened.
 #![forbid(unsafe_code)]
 
+pub mod energy;
 mod error;
 mod job;
 mod options;
@@ -47,6 +51,7 @@ mod slots;
 mod sync;
 mod system;
 
+pub use energy::Energy;
 pub use error::{CloseError, Failure, LendError, OpenError, PortError, SubmitError};
 pub use options::{DeviceKind, Options, Priority, Runner, Thread, Wait};
 #[cfg(feature = "cuda")]
@@ -56,6 +61,6 @@ pub use pilotlight_device as device;
 pub use pilotlight_onnx as onnx;
 pub use pilotlight_plan::{DType, Plan, PlanError, Quant};
 pub use port::{Element, InputKind, Port, Ports};
-pub use report::{Energy, Report};
+pub use report::Report;
 pub use session::Session;
 pub use slots::{Lent, Output, Pending};

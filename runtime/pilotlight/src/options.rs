@@ -1,6 +1,7 @@
 //! How a session is opened.
 
 use crate::OpenError;
+use crate::energy::Meter;
 use std::num::NonZeroUsize;
 
 /// Which device runs the plan.
@@ -124,6 +125,7 @@ pub struct Options {
     pub(crate) runner: Runner,
     pub(crate) wait: Wait,
     pub(crate) lock_memory: bool,
+    pub(crate) meter: Option<Meter>,
 }
 
 impl Default for Options {
@@ -135,6 +137,7 @@ impl Default for Options {
             runner: Runner::default(),
             wait: Wait::default(),
             lock_memory: false,
+            meter: None,
         }
     }
 }
@@ -184,6 +187,13 @@ impl Options {
     #[must_use]
     pub fn lock_memory(mut self, lock: bool) -> Self {
         self.lock_memory = lock;
+        self
+    }
+
+    /// The meter that tells what inferences cost; none unless set. One for all sessions of a process.
+    #[must_use]
+    pub fn meter(mut self, meter: &Meter) -> Self {
+        self.meter = Some(meter.clone());
         self
     }
 

@@ -1,5 +1,6 @@
 //! What an inference took.
 
+use crate::Energy;
 use std::time::Duration;
 
 /// What one inference took.
@@ -14,14 +15,6 @@ pub struct Report {
     pub ran: Duration,
     /// How long after its deadline it ended; `None` when it was in time or had no deadline.
     pub late: Option<Duration>,
-    /// What it cost.
+    /// What inferences of this session cost in the last energy window that closed.
     pub energy: Energy,
-}
-
-/// The energy of one inference.
-#[derive(Clone, Copy, Debug, PartialEq)]
-#[non_exhaustive]
-pub enum Energy {
-    /// No meter is attached to the session.
-    NotMeasured,
 }

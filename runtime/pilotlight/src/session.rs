@@ -1,12 +1,13 @@
 //! A plan, open on a device.
 
+use crate::energy::{Energy, Metering, NotMeasured};
 use crate::job::{Current, Job, Loaded};
 use crate::ring::{Abandoned, NoSlot, Ring};
 use crate::slots::Lent;
 use crate::{CloseError, DeviceKind, LendError, OpenError, Options, Ports, Runner, Thread, Wait, system};
 use pilotlight_device::{Cpu, CpuOptions, Device, Reference};
 use pilotlight_plan::Plan;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering::Acquire};
 use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::{JoinHandle, ThreadId};
@@ -30,7 +31,7 @@ use std::time::{Duration, Instant};
 /// ```
 pub struct Session {
     shared: Arc<Shared>,
-    device: Box<dyn Device>,
+    device: Arc<dyn Device>,
     worker: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -43,6 +44,7 @@ pub(crate) struct Shared {
     worker: OnceLock<ThreadId>,
     sequence: AtomicU64,
     slots: usize,
+    metering: Metering,
 }
 
 impl Session {
@@ -78,7 +80,13 @@ impl Session {
     /// As [`Session::open`].
     pub fn open_on(device: Box<dyn Device>, plan: &Plan, options: &Options) -> Result<Self, OpenError> {
         options.check()?;
+        let device = Arc::<dyn Device>::from(device);
         let (loaded, jobs) = Loaded::new(&*device, plan, options.slots)?;
+        let metering = match &options.meter {
+            None => Metering::Not(NotMeasured::NoMeter),
+            Some(_) if device.is_virtual() => Metering::Not(NotMeasured::VirtualBoard),
+            Some(meter) => meter.attach(&device),
+        };
         let shared = Arc::new(Shared {
             ring: Ring::new(jobs),
             current: Current::new(loaded),
@@ -87,6 +95,7 @@ impl Session {
             worker: OnceLock::new(),
             sequence: AtomicU64::new(0),
             slots: options.slots,
+            metering,
         });
         let worker = match &options.runner {
             Runner::Inline => None,
@@ -143,6 +152,14 @@ impl Session {
         Current::swap(&self.shared.current, loaded, spares, |fresh| self.shared.ring.exchange_free(fresh));
         log::debug!("session now runs {}", plan.name);
         Ok(())
+    }
+
+    /// The energy of inference `sequence` ([`Report::sequence`](crate::Report::sequence)): its part of the window in
+    /// which it ended, once that has closed. The last 64 windows are kept.
+    ///
+    /// It takes a lock that the meter's thread holds for a short time a hundred times a second.
+    pub fn energy(&self, sequence: u64) -> Energy {
+        self.shared.metering.energy(sequence, self.shared.sequence.load(Acquire))
     }
 
     /// Lends nothing and takes nothing any more, and returns when everything that was submitted is done.
@@ -241,7 +258,7 @@ impl Shared {
     /// Runs the oldest submitted job; whether there was one.
     fn run_next(&self) -> bool {
         let Some((index, mut job)) = self.ring.begin() else { return false };
-        job.run(&self.sequence);
+        job.run(&self.sequence, &self.metering);
         match &job.outcome {
             Ok(report) => log::trace!("inference {} ran {:?}", report.sequence, report.ran),
             Err(failure) => log::warn!("inference without output: {failure}"),

@@ -5,6 +5,7 @@
 mod common;
 
 use common::{Gate, Gated, gain};
+use pilotlight::energy::NotMeasured;
 use pilotlight::{
     DType, DeviceKind, Energy, Failure, LendError, Lent, OpenError, Options, Output, Pending, Plan,
     PortError, Priority, Runner, Session, SubmitError, Thread, Wait,
@@ -60,7 +61,7 @@ fn every_runner_and_wait_policy_gives_the_outputs_of_its_own_request() {
                 assert_eq!(first(&output), (3.0 + 2.0 * i as f32 + round as f32) * 0.5, "{options:?}");
                 let report = output.report();
                 assert_eq!((report.sequence, report.late), (round * 3 + i as u64 + 1, None));
-                assert_eq!(report.energy, Energy::NotMeasured);
+                assert_eq!(report.energy, Energy::NotMeasured(NotMeasured::NoMeter));
             }
         }
         session.close().unwrap();

@@ -17,6 +17,8 @@ pub mod line;
 #[cfg(feature = "live")]
 pub mod live;
 pub mod meter;
+#[cfg(feature = "live")]
+pub mod module;
 #[cfg(feature = "replay")]
 pub mod replay;
 #[cfg(feature = "std")]

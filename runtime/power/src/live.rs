@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use pilotlight_boards::control::{Clocks, ControlError};
-use pilotlight_boards::rails::TotalSensor;
+use pilotlight_boards::rails::{Rail, TotalSensor};
 use pilotlight_boards::thermal::{self, OverCurrent};
 use pilotlight_boards::{Board, Tree};
 use pilotlight_units::{Microjoules, Micros, MilliCelsius, Milliwatts};
@@ -95,7 +95,7 @@ impl Sensors {
 
     /// What the rail's sensor is like when read every [`RAIL_EVERY`].
     pub fn sensor(&self) -> Sensor {
-        sensor_of(&self.board, RAIL_EVERY)
+        sensor_of(&self.board.rails, RAIL_EVERY)
     }
 
     /// The hottest zone.
@@ -113,9 +113,9 @@ impl Sensors {
 }
 
 /// What the sensor of a board's rails is like when it is read every `period`.
-pub fn sensor_of(board: &Board, period: Micros) -> Sensor {
-    let averages = board.rails.iter().find_map(|r| r.averages_over_us).map_or(Micros(0), Micros);
-    let step = board.rails.iter().find_map(|r| r.step_mw).unwrap_or(40.0);
+pub fn sensor_of(rails: &[Rail], period: Micros) -> Sensor {
+    let averages = rails.iter().find_map(|r| r.averages_over_us).map_or(Micros(0), Micros);
+    let step = rails.iter().find_map(|r| r.step_mw).unwrap_or(40.0);
     Sensor { period, averages_over: averages, step: Milliwatts(step as u32), highest: Milliwatts(200_000) }
 }
 
@@ -270,7 +270,7 @@ impl Recorder {
         let mut total = TotalSensor::open(tree, board.data.as_ref()?)?;
         total.read().ok()?;
         let period = Duration::from_secs(1) / rate.max(1);
-        let sensor = sensor_of(board, Micros(period.as_micros() as u64));
+        let sensor = sensor_of(&board.rails, Micros(period.as_micros() as u64));
         let (stop, stopped) = std::sync::mpsc::channel();
         let clock = time.clone();
         let thread = std::thread::Builder::new().name("rails".into()).spawn(move || {

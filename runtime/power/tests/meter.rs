@@ -203,13 +203,17 @@ fn energy_is_divided_by_busy_time_and_known_when_the_window_closed() {
         }
         if ms == 1_500 {
             let last = *sequences.last().expect("some");
-            assert!(matches!(meter.energy(last), EnergyOf::Pending));
-            assert!(matches!(meter.energy(last + 1_000), EnergyOf::Unknown));
+            assert!(matches!(meter.energy(0, last), EnergyOf::Pending));
+            assert!(matches!(meter.energy(0, last + 1_000), EnergyOf::Unknown));
         }
     }
-    let EnergyOf::Known(report) = meter.energy(sequences[30]) else { panic!("the window has closed") };
+    let EnergyOf::Known(report) = meter.energy(0, sequences[30]) else { panic!("the window has closed") };
     assert_eq!(report.window.begin, Micros::from_secs(1));
     assert_eq!((report.usage[0].inferences, report.usage[1].inferences), (25, 10));
+    // Each model counts its own.
+    assert_eq!((report.usage[0].sequence, report.usage[1].sequence), (Some((24, 48)), Some((9, 18))));
+    assert!(matches!(meter.energy(1, 9), EnergyOf::Known(r) if r.window.begin == Micros::from_secs(1)));
+    assert_eq!((meter.ended(0), meter.ended(1), meter.ended(2)), (79, 31, 0));
     assert_eq!(report.window.gross.0, 6_000_000);
     // 25 x 6 ms and 10 x 10 ms of 250 ms.
     assert_eq!(report.per_inference(0, report.window.gross).map(|e| e.0), Some(144_000));

@@ -64,7 +64,7 @@ impl Power {
             }
         };
         let period = Duration::from_secs(1) / self.rate;
-        let sensor = sensor_of(&board, Micros(period.as_micros() as u64));
+        let sensor = sensor_of(&board.rails, Micros(period.as_micros() as u64));
         let Some(mut total) = rails::TotalSensor::open(&tree, data) else {
             bail!(
                 "no sensor for the rails {:?}: energy is not measured (`pilotlight boards` says why)",

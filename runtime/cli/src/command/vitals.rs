@@ -3,8 +3,8 @@
 use pilotlight_boards::emc::Emc;
 use pilotlight_boards::{Board, Tree, rails, thermal};
 use pilotlight_link::{Vitals, VitalsReading};
-use pilotlight_power::live::{Sensors, Time};
-use pilotlight_power::meter::{Meter, Sample, Sensor};
+use pilotlight_power::live::{Sensors, Time, sensor_of};
+use pilotlight_power::meter::{Meter, Sample};
 use pilotlight_units::{Hertz, Microjoules, Micros, MilliCelsius, Milliwatts};
 use pilotlight_wire::{Band, Celsius, Energy, Operating, Source, Spread, Temperature};
 use std::path::Path;
@@ -138,12 +138,7 @@ impl Drop for BoardVitals {
 
 fn sample(tree: &Tree, board: &Board, gathered: &Mutex<Gathered>, stop: &AtomicBool) {
     let Some(data) = &board.data else { return };
-    let sensor = Sensor {
-        period: Micros(SAMPLE.as_micros() as u64),
-        averages_over: board.rails.iter().find_map(|rail| rail.averages_over_us).map_or(Micros(0), Micros),
-        step: Milliwatts(board.rails.iter().find_map(|rail| rail.step_mw).unwrap_or(40.0) as u32),
-        highest: Milliwatts(200_000),
-    };
+    let sensor = sensor_of(&board.rails, Micros(SAMPLE.as_micros() as u64));
     let mut meter = Meter::new(PIECE, sensor);
     let (began, mut taken) = (Instant::now(), None);
     while !stop.load(Ordering::Relaxed) {

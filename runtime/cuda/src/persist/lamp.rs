@@ -73,6 +73,8 @@ pub(crate) struct Lamp {
     resumed: Condvar,
     /// How often requests were lost.
     lost: AtomicU32,
+    /// The last launch, for those who only want to know whether it has left.
+    launched: AtomicU32,
     fork: Fork,
 }
 
@@ -120,6 +122,7 @@ impl Lamp {
             state: Mutex::new(state),
             resumed: Condvar::new(),
             lost: AtomicU32::new(0),
+            launched: AtomicU32::new(0),
             fork,
         };
         if lamp.settings.idle.is_none() {
@@ -143,6 +146,11 @@ impl Lamp {
 
     fn words(&self) -> Words<'_, AtomicU32> {
         words(&self.mailbox)
+    }
+
+    /// Whether the kernel is resident, as far as the host has heard. No lock: inferences must not wait for who asks.
+    pub(crate) fn lit(&self) -> bool {
+        self.words().left(self.launched.load(Ordering::Relaxed)).is_none()
     }
 
     fn word(&self, offset: u32) -> &AtomicU32 {
@@ -238,6 +246,7 @@ impl Lamp {
         match launched {
             Ok(()) => {
                 state.generation = generation;
+                self.launched.store(generation, Ordering::Relaxed);
                 Ok(())
             }
             Err(e) => Err(self.fail(state, broken("launching the persistent kernel")(e))),

@@ -25,7 +25,7 @@ use pilotlight_units::{Microjoules, Micros};
 /// Models whose energy is told apart; further ones share the last place.
 pub const MODELS: usize = 8;
 /// Windows kept after they closed, and windows that may be open at once.
-const KEPT: usize = 64;
+pub const KEPT: usize = 64;
 
 /// What a model did in a window.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -34,6 +34,8 @@ pub struct Usage {
     pub inferences: u32,
     /// Time the device worked on them.
     pub busy: Micros,
+    /// The first and the last of them, by the model's own sequence; `None` when none ended.
+    pub sequence: Option<(u64, u64)>,
 }
 
 /// A window with its energy and what was done in it.
@@ -43,8 +45,6 @@ pub struct Report {
     pub window: Window,
     /// By model.
     pub usage: [Usage; MODELS],
-    /// First and last inference that ended in it; `None` when none did.
-    pub sequence: Option<(u64, u64)>,
 }
 
 impl Report {
@@ -73,7 +73,7 @@ pub enum EnergyOf<'a> {
     Pending,
     /// The report of its window.
     Known(&'a Report),
-    /// Its window closed too long ago, or no sample covers it.
+    /// It has not ended, its window closed too long ago, or no sample covers it.
     Unknown,
 }
 
@@ -86,7 +86,8 @@ pub struct Meter {
     ring: [Option<(u64, Report)>; KEPT],
     closed_up_to: u64,
     last_closed: Option<u64>,
-    next_sequence: u64,
+    /// How many inferences each model ended.
+    ended: [u64; MODELS],
 }
 
 impl Meter {
@@ -113,7 +114,7 @@ impl Meter {
             ring: [None; KEPT],
             closed_up_to: 0,
             last_closed: None,
-            next_sequence: 0,
+            ended: [0; MODELS],
         }
     }
 
@@ -144,22 +145,35 @@ impl Meter {
         }
     }
 
-    /// Notes an inference of a model and returns its sequence number: when it ended, and how long the device
-    /// worked on it.
+    /// Notes an inference of a model and returns its sequence number, from 0 for each model: when it ended, and how
+    /// long the device worked on it.
     pub fn inference(&mut self, model: usize, ended: Micros, busy: Micros) -> u64 {
-        let sequence = self.next_sequence;
-        self.next_sequence += 1;
+        self.inferences(model, ended, 1, busy)
+    }
+
+    /// Notes inferences of a model that ended together, and how long the device worked on all of them. Returns the
+    /// sequence number of the first; the others follow it.
+    pub fn inferences(&mut self, model: usize, ended: Micros, count: u32, busy: Micros) -> u64 {
+        let model = model.min(MODELS - 1);
+        let sequence = self.ended[model];
+        self.ended[model] += u64::from(count);
         let number = self.number(ended);
-        if number >= self.closed_up_to
+        if count > 0
+            && number >= self.closed_up_to
             && let Some(report) = open(&mut self.ring, number, self.length)
         {
-            let usage = &mut report.usage[model.min(MODELS - 1)];
-            usage.inferences = usage.inferences.saturating_add(1);
+            let usage = &mut report.usage[model];
+            usage.inferences = usage.inferences.saturating_add(count);
             usage.busy += busy;
-            let first = report.sequence.map_or(sequence, |s| s.0);
-            report.sequence = Some((first, sequence));
+            let first = usage.sequence.map_or(sequence, |s| s.0);
+            usage.sequence = Some((first, sequence + u64::from(count) - 1));
         }
         sequence
+    }
+
+    /// How many inferences of a model have been noted: its next sequence number.
+    pub fn ended(&self, model: usize) -> u64 {
+        self.ended[model.min(MODELS - 1)]
     }
 
     fn get(&self, number: u64) -> Option<&Report> {
@@ -171,12 +185,10 @@ impl Meter {
         self.last_closed.and_then(|n| self.get(n))
     }
 
-    /// The energy of an inference, once its window has closed.
-    pub fn energy(&self, sequence: u64) -> EnergyOf<'_> {
-        if sequence >= self.next_sequence {
-            return EnergyOf::Unknown;
-        }
-        let holds = |r: &Report| r.sequence.is_some_and(|(a, b)| (a..=b).contains(&sequence));
+    /// The energy of a model's inference, once its window has closed.
+    pub fn energy(&self, model: usize, sequence: u64) -> EnergyOf<'_> {
+        let model = model.min(MODELS - 1);
+        let holds = |r: &Report| r.usage[model].sequence.is_some_and(|(a, b)| (a..=b).contains(&sequence));
         match self.ring.iter().flatten().find(|(_, r)| holds(r)) {
             Some((number, _)) if *number >= self.closed_up_to => EnergyOf::Pending,
             Some((_, report)) if report.window.covered.0 > 0 => EnergyOf::Known(report),
@@ -198,7 +210,7 @@ fn open(ring: &mut [Option<(u64, Report)>; KEPT], number: u64, length: Micros) -
         Some((held, _)) if *held == number => {}
         _ => {
             let window = Window::empty(Micros(number * length.0), length);
-            *slot = Some((number, Report { window, usage: [Usage::default(); MODELS], sequence: None }));
+            *slot = Some((number, Report { window, usage: [Usage::default(); MODELS] }));
         }
     }
     slot.as_mut().map(|(_, report)| report)
