@@ -80,26 +80,34 @@ impl Gpu {
         Ok(Self { devfreq, device, clocks })
     }
 
+    /// The clock now, and nothing else.
+    ///
+    /// # Errors
+    /// [`SysError`] when it cannot be read.
+    pub fn now(&self, tree: &Tree) -> Result<Hertz, SysError> {
+        self.clock(tree, "cur_freq")
+    }
+
+    fn clock(&self, tree: &Tree, name: &str) -> Result<Hertz, SysError> {
+        let path = format!("{}/{name}", self.devfreq);
+        let hz = tree.number(&path)?;
+        u64::try_from(hz).map(Hertz).map_err(|_| SysError::Value {
+            path: tree.path(&path),
+            found: hz.to_string(),
+            expected: "a clock in Hz",
+        })
+    }
+
     /// Reads what it is set to.
     ///
     /// # Errors
     /// [`SysError`] when a clock or the governor cannot be read.
     pub fn state(&self, tree: &Tree) -> Result<GpuState, SysError> {
-        let clock = |name: &str| {
-            let path = format!("{}/{name}", self.devfreq);
-            tree.number(&path).and_then(|hz| {
-                u64::try_from(hz).map(Hertz).map_err(|_| SysError::Value {
-                    path: tree.path(&path),
-                    found: hz.to_string(),
-                    expected: "a clock in Hz",
-                })
-            })
-        };
         let device = |name: &str| self.device.as_ref().and_then(|d| tree.read(&format!("{d}/{name}")).ok());
         Ok(GpuState {
-            min: clock("min_freq")?,
-            max: clock("max_freq")?,
-            now: clock("cur_freq")?,
+            min: self.clock(tree, "min_freq")?,
+            max: self.clock(tree, "max_freq")?,
+            now: self.now(tree)?,
             governor: tree.read(&format!("{}/governor", self.devfreq))?,
             load_permille: device("load").and_then(|t| t.parse().ok()),
             tpc_pg_mask: device("tpc_pg_mask").and_then(|t| parse_mask(&t)),

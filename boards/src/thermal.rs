@@ -61,6 +61,11 @@ impl OverCurrent {
         })
     }
 
+    /// All events together.
+    pub fn all(self) -> u64 {
+        self.under_voltage.saturating_add(self.average).saturating_add(self.instantaneous)
+    }
+
     /// Events since an earlier reading; a counter that restarted counts from zero.
     pub fn since(self, before: Self) -> Self {
         let delta = |now: u64, then: u64| if now >= then { now - then } else { now };

@@ -9,8 +9,8 @@
 // A function that fails changes nothing unless it says so. pl_last_error() has the details.
 //
 // Threads: handles may be used on any thread. Calls with the same slot exclude each other (PL_ERR_BUSY), all
-// others may run at the same time. The library starts a thread only for PL_RUN_WORKER (and where a device has
-// more than one), installs no signal or exit handler, and prints nothing.
+// others may run at the same time. The library starts a thread only for PL_RUN_WORKER and for a meter (and
+// where a device has more than one), installs no signal or exit handler, and prints nothing.
 
 
 #ifndef PILOTLIGHT_H
@@ -18,6 +18,51 @@
 
 #include <stddef.h>
 #include <stdint.h>
+
+// Energy: not known; `reason` of `pl_energy` says why.
+#define PL_ENERGY_NOT_MEASURED 0
+
+// Energy: from one rail that feeds the whole module.
+#define PL_ENERGY_MEASURED 1
+
+// Energy: from a sum of rails that is not the whole, or a processor's estimate of itself.
+#define PL_ENERGY_ESTIMATED 2
+
+// Energy: from a tree that is not the machine's own.
+#define PL_ENERGY_MODELLED 3
+
+// Why not: the session was opened without a meter.
+#define PL_WHY_NO_METER 1
+
+// Why not: the machine shows no power that could be read; `pl_meter_missing` says what is missing.
+#define PL_WHY_NO_POWER 2
+
+// Why not: the session runs on a virtual board.
+#define PL_WHY_VIRTUAL_BOARD 3
+
+// Why not: the meter tells seven sessions apart, and this is a further one.
+#define PL_WHY_CROWDED 4
+
+// Why not: the window has not closed yet; ask again later.
+#define PL_WHY_OPEN 5
+
+// Why not: the window closed too long ago; the last 64 are kept.
+#define PL_WHY_FORGOTTEN 6
+
+// Why not: no inference of this number has ended.
+#define PL_WHY_UNKNOWN 7
+
+// Why not: the sensor has stopped answering.
+#define PL_WHY_SENSOR_LOST 8
+
+// Why not: the sensor has not moved for a minute.
+#define PL_WHY_SENSOR_STUCK 9
+
+// Why not: the meter was closed.
+#define PL_WHY_METER_CLOSED 10
+
+// A net energy that is not known: its baseline was never measured at these clocks.
+#define PL_NO_BASELINE UINT64_MAX
 
 // Log level: nothing.
 #define PL_LOG_OFF 0
@@ -97,9 +142,6 @@
 // The most dimensions that `pl_port` can show.
 #define PL_MAX_RANK 8
 
-// Energy: no meter is attached.
-#define PL_ENERGY_NOT_MEASURED 0
-
 // The ABI that this header describes; compare it with `pl_abi_version()`.
 #define PL_ABI_VERSION 1
 
@@ -162,6 +204,46 @@ typedef int32_t pl_status;
 #endif // __STDC_VERSION__ >= 202311L
 #endif // __cplusplus
 
+// Reads the power of the module, for all sessions of the process. All zero is null: no meter.
+typedef struct pl_meter {
+  // Not to be looked at.
+  uint64_t id;
+} pl_meter;
+
+// A plan open on a device. All zero is null.
+typedef struct pl_session {
+  // Not to be looked at.
+  uint64_t id;
+} pl_session;
+
+// An inference's part of a window's energy: the session's share by device busy time, over its inferences.
+typedef struct pl_energy {
+  // Size of this structure: set it to `sizeof(pl_energy)` before the call.
+  size_t size;
+  // `PL_ENERGY_...`. Where it is not measured the fields below `reason` are 0.
+  uint32_t status;
+  // `PL_WHY_...`, where it is not measured; else 0.
+  uint32_t reason;
+  // Of all the energy of the rail, microjoules.
+  uint64_t gross_uj;
+  // Standard deviation of it; two of them cover at least 95 %.
+  uint64_t deviation_uj;
+  // Above a board on which nothing of ours is resident, or `PL_NO_BASELINE`.
+  uint64_t net_parked_uj;
+  // Above one whose resident kernel waits for work, or `PL_NO_BASELINE`.
+  uint64_t net_lit_uj;
+  // Above one that works back to back at something else, or `PL_NO_BASELINE`.
+  uint64_t net_busy_uj;
+  // Inferences of the session in the window.
+  uint64_t inferences;
+  // Length of the window, nanoseconds.
+  uint64_t length_ns;
+  // Time of it that samples cover.
+  uint64_t covered_ns;
+  // How long it had been over when the inference ended, or when it was asked for.
+  uint64_t age_ns;
+} pl_energy;
+
 // Takes a message: the caller's `user` pointer, a level, and a NUL-terminated text that is valid during the call.
 typedef void (*pl_log_callback)(void *user, uint32_t level, const char *text);
 
@@ -189,6 +271,8 @@ typedef struct pl_options {
   uint64_t cores;
   // Name of the worker thread, NUL-terminated; "pilotlight".
   char thread_name[16];
+  // Tells what inferences cost; null: nobody does.
+  struct pl_meter meter;
 } pl_options;
 
 // A compiled model, read and validated. All zero is null.
@@ -196,12 +280,6 @@ typedef struct pl_plan {
   // Not to be looked at.
   uint64_t id;
 } pl_plan;
-
-// A plan open on a device. All zero is null.
-typedef struct pl_session {
-  // Not to be looked at.
-  uint64_t id;
-} pl_session;
 
 // An input or output of a plan.
 typedef struct pl_port {
@@ -253,13 +331,60 @@ typedef struct pl_report {
   uint32_t energy_status;
   // 0.
   uint32_t reserved;
-  // Energy in microjoules, where `energy_status` says that it is known; else 0.
+  // Gross energy of an inference in the session's last window that closed, microjoules, where `energy_status`
+  // says that it is known; else 0. `pl_slot_energy` tells the rest.
   uint64_t energy_uj;
+  // Nanoseconds that this window had been over when the inference ended, where the energy is known; else 0.
+  uint64_t energy_age_ns;
 } pl_report;
 
 #ifdef __cplusplus
 extern "C" {
 #endif // __cplusplus
+
+// Opens a meter: give it to `pl_options.meter` of every session. It keeps one thread; on a machine without readable
+// power it keeps none, and sessions get `PL_ENERGY_NOT_MEASURED`. Any thread.
+//
+// `root` is the root of the file tree whose sensors are read; NULL is the machine's own, and what another tree shows
+// is `PL_ENERGY_MODELLED`. `rate` is samples a second, 0 or 10 to 1000; `window_ms` the length of a window, 0 or
+// 100 to 60000. Zeros are the defaults: 100, and 1000.
+//
+// Fails with `PL_ERR_NULL`, `PL_ERR_OPTION`, `PL_ERR_SYSTEM`, `PL_ERR_LIMIT`.
+//
+// # Safety
+// 1. `root` is NULL or a NUL-terminated string.
+// 2. `meter` is NULL or points to a `pl_meter`.
+pl_status pl_meter_open(const char *root,
+                        uint32_t rate,
+                        uint32_t window_ms,
+                        struct pl_meter *meter);
+
+// Why a meter reads nothing, in English: copies up to `size - 1` bytes and a NUL to `buffer`. Empty where it reads
+// something. Any thread.
+//
+// Fails with `PL_ERR_HANDLE`, `PL_ERR_NULL`, `PL_ERR_SIZE` (a `size` of 0).
+//
+// # Safety
+// 1. `buffer` is NULL or has room for `size` bytes.
+pl_status pl_meter_missing(struct pl_meter meter,
+                           char *buffer,
+                           size_t size);
+
+// Closes a meter and ends its thread. Sessions that were opened with it go on, without energies. Any thread.
+//
+// Fails with `PL_ERR_HANDLE`.
+pl_status pl_meter_close(struct pl_meter meter);
+
+// The energy of inference `sequence` (of `pl_report`): its part of the window in which it ended, once that has
+// closed; `PL_WHY_OPEN` until then. Set `energy->size` first. Any thread.
+//
+// Fails with `PL_ERR_HANDLE`, `PL_ERR_NULL`, `PL_ERR_SIZE`.
+//
+// # Safety
+// 1. `energy` is NULL or points to a `pl_energy` whose `size` is set.
+pl_status pl_session_energy(struct pl_session session,
+                            uint64_t sequence,
+                            struct pl_energy *energy);
 
 // Sends messages up to `level` (`PL_LOG_...`) to `callback`; NULL or `PL_LOG_OFF` stops them. Until this is
 // called there are none. Any thread.
@@ -455,6 +580,16 @@ pl_status pl_slot_read(struct pl_slot slot,
 // 1. `report` is NULL or points to a `pl_report` whose `size` is set.
 pl_status pl_slot_report(struct pl_slot slot,
                          struct pl_report *report);
+
+// The energy that the report of a slot that is done carries: an inference's part of the session's last window that
+// had closed. Set `energy->size` first. One thread at a time for each slot.
+//
+// Fails with `PL_ERR_HANDLE`, `PL_ERR_STATE`, `PL_ERR_BUSY`, `PL_ERR_NULL`, `PL_ERR_SIZE`.
+//
+// # Safety
+// 1. `energy` is NULL or points to a `pl_energy` whose `size` is set.
+pl_status pl_slot_energy(struct pl_slot slot,
+                         struct pl_energy *energy);
 
 // Turns a slot that is done into a lent one, with its inputs as they are. One thread at a time for each slot.
 //

@@ -6,7 +6,9 @@
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdbool.h>
+#include <stddef.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 static const char *model, *other;
@@ -331,7 +333,8 @@ TEST(structures_of_unknown_size) {
     GIVES(PL_ERR_SIZE, pl_session_open(plan, &options, &session));
     options.size = 0;
     GIVES(PL_ERR_SIZE, pl_session_open(plan, &options, &session));
-    GIVES(PL_ERR_SIZE, pl_options_init(&options, sizeof options - 1));
+    GIVES(PL_ERR_SIZE, pl_options_init(&options, offsetof(pl_options, meter) - 1));
+    GIVES(PL_ERR_SIZE, pl_options_init(&options, sizeof options + 1));
     GIVES(PL_ERR_SIZE, pl_session_input(session, 0, &port));
     port.size = SIZE_MAX;
     GIVES(PL_ERR_SIZE, pl_session_output(session, 0, &port));
@@ -568,6 +571,136 @@ TEST(texts) {
     HOLDS(strchr(pl_version(), '.') != NULL);
 }
 
+// What a caller's header of the first version knew.
+TEST(callers_that_know_no_energy) {
+    pl_options options;
+    memset(&options, 0xa5, sizeof options);
+    GIVES(PL_OK, pl_options_init(&options, offsetof(pl_options, meter)));
+    HOLDS(options.meter.id == UINT64_C(0xa5a5a5a5a5a5a5a5));
+    pl_session session = open_with(&options);
+    pl_slot slot = lend(session);
+    GIVES(PL_OK, pl_submit(slot));
+    GIVES(PL_OK, pl_wait(slot));
+    pl_report report = {.size = offsetof(pl_report, energy_age_ns), .energy_age_ns = 7};
+    GIVES(PL_OK, pl_slot_report(slot, &report));
+    HOLDS(report.sequence == 1 && report.energy_status == PL_ENERGY_NOT_MEASURED && report.energy_age_ns == 7);
+    GIVES(PL_OK, pl_release(slot));
+    GIVES(PL_OK, pl_session_close(session));
+}
+
+// The energy of the only inference of a session, when its window has closed.
+static pl_energy energy_of(pl_session session) {
+    pl_energy energy = {.size = sizeof energy};
+    for (int i = 0; i < 6000; i++) {
+        if (pl_session_energy(session, 1, &energy) != PL_OK) abort();
+        if (energy.reason != PL_WHY_OPEN) break;
+        usleep(10000);
+    }
+    return energy;
+}
+
+TEST(a_machine_without_power_to_read) {
+    pl_meter meter = {0}, none = {0};
+    pl_energy energy = {.size = sizeof energy};
+    char why[128] = "";
+    GIVES(PL_ERR_NULL, pl_meter_open("/nowhere", 0, 0, NULL));
+    GIVES(PL_ERR_OPTION, pl_meter_open("/nowhere", 5, 0, &meter));
+    GIVES(PL_ERR_OPTION, pl_meter_open("/nowhere", 0, 99, &meter));
+    GIVES(PL_ERR_HANDLE, pl_meter_close(none));
+    GIVES(PL_OK, pl_meter_open("/nowhere", 0, 0, &meter));
+    GIVES(PL_ERR_NULL, pl_meter_missing(meter, NULL, 0));
+    GIVES(PL_ERR_SIZE, pl_meter_missing(meter, why, 0));
+    GIVES(PL_ERR_HANDLE, pl_meter_missing(none, why, sizeof why));
+    GIVES(PL_OK, pl_meter_missing(meter, why, sizeof why));
+    HOLDS(strstr(why, "not a Jetson") != NULL);
+    GIVES(PL_OK, pl_meter_missing(meter, why, 3));
+    HOLDS(strlen(why) == 2);
+    pl_options options;
+    GIVES(PL_OK, pl_options_init(&options, sizeof options));
+    options.meter.id = 12345;
+    pl_plan plan = open_plan(model);
+    pl_session session = {0};
+    GIVES(PL_ERR_HANDLE, pl_session_open(plan, &options, &session));
+    GIVES(PL_OK, pl_plan_close(plan));
+    options.meter = meter;
+    session = open_with(&options);
+    GIVES(PL_OK, pl_session_energy(session, 1, &energy));
+    HOLDS(energy.status == PL_ENERGY_NOT_MEASURED && energy.reason == PL_WHY_UNKNOWN);
+    pl_slot slot = lend(session);
+    GIVES(PL_ERR_STATE, pl_slot_energy(slot, &energy));
+    GIVES(PL_OK, pl_submit(slot));
+    GIVES(PL_OK, pl_wait(slot));
+    GIVES(PL_OK, pl_slot_energy(slot, &energy));
+    HOLDS(energy.status == PL_ENERGY_NOT_MEASURED && energy.reason == PL_WHY_NO_POWER && energy.gross_uj == 0);
+    GIVES(PL_ERR_NULL, pl_slot_energy(slot, NULL));
+    GIVES(PL_ERR_NULL, pl_session_energy(session, 1, NULL));
+    energy.size = 3;
+    GIVES(PL_ERR_SIZE, pl_slot_energy(slot, &energy));
+    GIVES(PL_ERR_SIZE, pl_session_energy(session, 1, &energy));
+    GIVES(PL_OK, pl_release(slot));
+    GIVES(PL_OK, pl_meter_close(meter));
+    GIVES(PL_ERR_HANDLE, pl_meter_close(meter));
+    GIVES(PL_OK, pl_session_close(session));
+    GIVES(PL_ERR_HANDLE, pl_session_energy(session, 1, &energy));
+}
+
+// Writes an attribute of a tree, its folders made.
+static void attribute(const char *root, const char *path, const char *bytes, size_t size) {
+    char full[512];
+    snprintf(full, sizeof full, "%s/%s", root, path);
+    for (char *at = full + strlen(root) + 1; (at = strchr(at, '/')); *at++ = '/') {
+        *at = '\0';
+        mkdir(full, 0700);
+    }
+    spill(full, bytes, size);
+}
+
+TEST(a_rail_of_known_power) {
+    char root[] = "/tmp/pilotlight-rail-XXXXXX";
+    if (!mkdtemp(root)) abort();
+    static const char board[] = "nvidia,p3768-0000+p3767-0005-super\0nvidia,tegra234";
+    attribute(root, "proc/device-tree/compatible", board, sizeof board);
+#define RAIL "sys/bus/i2c/drivers/ina3221/1-0040/hwmon/hwmon3/"
+    attribute(root, RAIL "in1_label", "VDD_IN", 6);
+    attribute(root, RAIL "in1_input", "5000", 4);
+    attribute(root, RAIL "curr1_input", "1200", 4);
+    attribute(root, RAIL "update_interval", "20", 2);
+    attribute(root, RAIL "shunt1_resistor", "5000", 4);
+    pl_meter meter = {0};
+    pl_options options;
+    GIVES(PL_OK, pl_meter_open(root, 200, 100, &meter));
+    GIVES(PL_OK, pl_options_init(&options, sizeof options));
+    options.meter = meter;
+    pl_session session = open_with(&options);
+    pl_slot slot = lend(session);
+    GIVES(PL_OK, pl_submit(slot));
+    GIVES(PL_OK, pl_wait(slot));
+    GIVES(PL_OK, pl_release(slot));
+    pl_energy energy = energy_of(session);
+    // 6 W, all of it this inference's: it was the only one.
+    HOLDS(energy.status == PL_ENERGY_MODELLED && energy.reason == 0 && energy.inferences == 1);
+    HOLDS(energy.length_ns == 100000000 && energy.covered_ns > 0 && energy.deviation_uj > 0);
+    uint64_t truth = 6 * energy.covered_ns / 1000;
+    HOLDS(energy.gross_uj <= truth + 1 && truth <= energy.gross_uj + 1);
+    // No clocks, so no baseline.
+    HOLDS(energy.net_parked_uj == PL_NO_BASELINE && energy.net_busy_uj == PL_NO_BASELINE);
+    slot = lend(session);
+    GIVES(PL_OK, pl_submit(slot));
+    GIVES(PL_OK, pl_wait(slot));
+    pl_report report = {.size = sizeof report};
+    pl_energy carried = {.size = sizeof carried};
+    GIVES(PL_OK, pl_slot_report(slot, &report));
+    GIVES(PL_OK, pl_slot_energy(slot, &carried));
+    HOLDS(report.energy_status == PL_ENERGY_MODELLED && report.energy_uj == carried.gross_uj);
+    HOLDS(report.energy_age_ns == carried.age_ns && carried.age_ns > 0);
+    GIVES(PL_OK, pl_release(slot));
+    GIVES(PL_OK, pl_session_close(session));
+    GIVES(PL_OK, pl_meter_close(meter));
+    char command[64];
+    snprintf(command, sizeof command, "rm -r %s", root);
+    HOLDS(system(command) == 0);
+}
+
 int main(int argc, char **argv) {
     if (argc != 3) return 2;
     model = argv[1];
@@ -605,5 +738,8 @@ int main(int argc, char **argv) {
     calls_from_the_log_callback();
     two_threads_with_one_slot();
     texts();
+    callers_that_know_no_energy();
+    a_machine_without_power_to_read();
+    a_rail_of_known_power();
     return summary();
 }

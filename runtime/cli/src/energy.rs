@@ -245,7 +245,8 @@ pub struct CostOptions {
     grid: Option<f64>,
 }
 
-fn positive(text: &str) -> Result<f64, String> {
+/// A number above zero.
+pub fn positive(text: &str) -> Result<f64, String> {
     let value = text.parse::<f64>().ok().filter(|v| v.is_finite() && *v > 0.0);
     value.ok_or_else(|| format!("'{text}' is no number above zero"))
 }

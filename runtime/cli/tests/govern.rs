@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -90,6 +90,70 @@ fn power_measures_windows() {
     assert!((5539..=5540).contains(&lines[1]["mean_mw"].as_u64().expect("a number")), "{}", lines[1]);
     assert_eq!(lines[1]["measured"], true);
     assert!(text(&output.stderr).contains("% of a core"));
+}
+
+#[test]
+fn power_raises_alerts_and_tells_costs() {
+    let board = Folder::board("alerts");
+    let power = |more: &[&str]| {
+        let mut command = pilotlight();
+        command
+            .args(["power", "--json", "--window", "0.1", "--windows", "1", "--root"])
+            .arg(&board.0)
+            .args(more);
+        let line = text(&done(&mut command).stdout);
+        serde_json::from_str::<serde_json::Value>(&line).expect("JSON")
+    };
+    let calm = power(&[]);
+    assert_eq!((&calm["alerts"], &calm["price_per_day"]), (&serde_json::json!([]), &serde_json::Value::Null));
+    assert_eq!(calm["over_current"]["average"], 0);
+    // 5.54 W at 100 a second are 55.4 mJ each; a day is 0.13296 kWh; a million are 0.015389 kWh.
+    let rates = ["--inferences-per-second", "100", "--tariff", "0.5", "--grid", "400"];
+    let limits = ["--alert-energy-mj", "55", "--alert-temperature", "47"];
+    let loud = power(&[&rates[..], &limits].concat());
+    let near = |key: &str, value: f64| {
+        let found = loud[key].as_f64().expect("a number");
+        assert!((found / value - 1.0).abs() < 1e-3, "{key} {found}, not {value}");
+    };
+    near("energy_per_inference_mj", 55.4);
+    near("price_per_day", 0.066_48);
+    near("co2_g_per_day", 53.184);
+    near("price_per_million", 0.007_694);
+    near("co2_g_per_million", 6.155_6);
+    let raised: Vec<_> = loud["alerts"].as_array().expect("a list").iter().map(|a| &a["alert"]).collect();
+    assert_eq!(raised, ["energy_mj", "temperature_c"]);
+    let above = power(&["--inferences-per-second", "100", "--alert-energy-mj", "56"]);
+    assert_eq!(above["alerts"], serde_json::json!([]));
+    // Without a rate of inferences nobody knows what one takes.
+    let refused = pilotlight().args(["power", "--alert-energy-mj", "5"]).output().expect("it starts");
+    assert_eq!(refused.status.code(), Some(2));
+}
+
+#[test]
+fn power_counts_over_current_events() {
+    let board = Folder::board("events");
+    let mut child = pilotlight()
+        .args(["power", "--json", "--window", "0.2", "--windows", "40", "--alert-throttling", "--root"])
+        .arg(&board.0)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("it starts");
+    let mut lines = BufReader::new(child.stdout.take().expect("its output")).lines();
+    let mut next = || {
+        let line = lines.next().expect("a line").expect("text");
+        serde_json::from_str::<serde_json::Value>(&line).expect("JSON")
+    };
+    assert_eq!(next()["alerts"], serde_json::json!([]));
+    let counter = "sys/devices/platform/soctherm-oc-event/hwmon/hwmon2/oc2_event_cnt";
+    fs::write(board.0.join(counter), "3\n").expect("written");
+    let raised = (0..39).map(|_| next()).find(|line| line["alerts"][0]["alert"] == "throttle_events");
+    let raised = raised.expect("an alert");
+    assert_eq!((&raised["alerts"][0]["value"], &raised["over_current"]["average"]), (&3.0.into(), &3.into()));
+    // Once: they are events, not a state.
+    assert_eq!(next()["alerts"], serde_json::json!([]));
+    child.kill().expect("ended");
+    child.wait().expect("ended");
 }
 
 #[test]

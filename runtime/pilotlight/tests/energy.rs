@@ -71,7 +71,9 @@ fn is_all_of(window: &WindowEnergy, mw: u64) {
 
 #[test]
 fn a_result_carries_the_last_closed_window_and_its_age() {
-    for (board, mw) in [("orin-nano-8gb-super", NANO_MW), ("orin-nx-16gb", NANO_MW), ("agx-orin-64gb", AGX_MW)] {
+    for (board, mw) in
+        [("orin-nano-8gb-super", NANO_MW), ("orin-nx-16gb", NANO_MW), ("agx-orin-64gb", AGX_MW)]
+    {
         let folder = tree(board);
         let meter = Meter::open(&options(folder.path())).unwrap();
         let session = metered(&meter);
@@ -196,10 +198,7 @@ fn what_cannot_be_measured_says_why() {
     let (number, energy) = infer(&session);
     assert_eq!(energy, Energy::NotMeasured(NotMeasured::NoPower));
     assert_eq!(session.energy(number), energy);
-    assert_eq!(
-        meter.learn(Condition::Busy, || {}),
-        Err(LearnError::NotMeasured(NotMeasured::NoPower))
-    );
+    assert_eq!(meter.learn(Condition::Busy, || {}), Err(LearnError::NotMeasured(NotMeasured::NoPower)));
     // An unknown board, and one whose sensor has gone.
     let unknown = tempfile::tempdir().unwrap();
     std::fs::create_dir_all(unknown.path().join("proc/device-tree")).unwrap();

@@ -21,10 +21,13 @@ fn main() {
             let now = Micros(cycle * 100_000) + latency;
             let power = Milliwatts((4_000.0 + 1_500.0 * f + 1_200.0 * e) as u32 + (cycle % 7) as u32 * 20);
             let seen = Observation {
-                now,
+                now: pilotlight_power::governor::Instant::from_micros(now.0),
                 latency,
                 readback: Some(point),
-                rail: Some(RailReading { at: now, power }),
+                rail: Some(RailReading {
+                    at: pilotlight_power::governor::Instant::from_micros(now.0),
+                    power,
+                }),
             };
             let start = Instant::now();
             let decision = governor.observe(&seen);

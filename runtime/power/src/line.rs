@@ -32,7 +32,7 @@ use std::io::{self, BufRead, Read, Write};
 use pilotlight_units::{Hertz, Micros, Milliwatts};
 use serde::{Deserialize, Serialize};
 
-use crate::governor::{Decision, Governor, Observation, Point, RailReading, State};
+use crate::governor::{Decision, Governor, Instant, Observation, Point, RailReading, State};
 
 /// Longest line.
 const LONGEST: u64 = 1_024;
@@ -147,11 +147,11 @@ impl PlantLine {
     pub fn observation(&self) -> Observation {
         let readback = self.gpu_hz.zip(self.emc_hz);
         Observation {
-            now: Micros(self.t_us),
+            now: Instant::from_micros(self.t_us),
             latency: Micros(self.latency_us),
             readback: readback.map(|(gpu, emc)| Point { gpu: Hertz(gpu), emc: Hertz(emc) }),
             rail: self.vdd_in_mw.map(|mw| RailReading {
-                at: Micros(self.vdd_in_t_us.unwrap_or(self.t_us)),
+                at: Instant::from_micros(self.vdd_in_t_us.unwrap_or(self.t_us)),
                 power: Milliwatts(mw),
             }),
         }

@@ -13,7 +13,7 @@ use pilotlight_boards::{Board, Tree};
 use pilotlight_units::{Microjoules, Micros, MilliCelsius, Milliwatts};
 
 use crate::advice::Watched;
-use crate::governor::{Decision, Governor, Observation, Point, RailReading};
+use crate::governor::{self, Decision, Governor, Observation, Point, RailReading, micros};
 use crate::meter::{Meter, Report, Sample, Sensor, Window};
 
 /// Time between two readings of the rails.
@@ -21,15 +21,16 @@ pub const RAIL_EVERY: Micros = Micros::from_millis(100);
 /// Length of an energy window.
 pub const WINDOW: Micros = Micros::from_secs(1);
 
-/// What tells the time: this machine's clock, or a virtual board's.
+/// What tells the time: embassy's driver (this machine's clock, in the command), a virtual board's, or a test's.
 #[derive(Clone)]
 pub struct Time(Arc<dyn Fn() -> Micros + Send + Sync>);
 
 impl Time {
-    /// This machine's monotonic clock, from now.
+    /// The clock of the program's embassy time driver, from now.
+    #[cfg(feature = "driver")]
     pub fn monotonic() -> Self {
-        let began = Instant::now();
-        Self::from_fn(move || Micros(began.elapsed().as_micros() as u64))
+        let began = embassy_time::Instant::now();
+        Self::from_fn(move || Micros(began.elapsed().as_micros()))
     }
 
     /// Any clock that never goes back.
@@ -87,7 +88,7 @@ impl Sensors {
         if self.read_at.is_none_or(|at| now >= at + RAIL_EVERY) {
             self.read_at = Some(now);
             if let Some(Ok(power)) = self.total.as_mut().map(TotalSensor::read) {
-                self.latest = Some(RailReading { at: self.now(), power });
+                self.latest = Some(RailReading { at: governor::Instant::from_micros(self.now().0), power });
             }
         }
         self.latest
@@ -107,8 +108,9 @@ impl Sensors {
     pub fn throttle_events(&mut self) -> u64 {
         let now = OverCurrent::read(&self.tree);
         let events = now.zip(self.over_current).map(|(now, then)| now.since(then));
-        self.over_current = now;
-        events.map_or(0, |e| e.under_voltage + e.average + e.instantaneous)
+        // A look that failed is made up for by the next.
+        self.over_current = now.or(self.over_current);
+        events.map_or(0, OverCurrent::all)
     }
 }
 
@@ -214,10 +216,15 @@ impl<C: Clocks> Live<C> {
         let before = self.sensors.latest;
         let rail = self.sensors.module();
         if let Some(reading) = rail.filter(|_| rail != before) {
-            self.meter.sample(Sample { at: reading.at, power: reading.power });
+            self.meter.sample(Sample { at: micros(reading.at), power: reading.power });
         }
         self.meter.inference(0, now, latency);
-        let decision = self.governor.observe(&Observation { now, latency, readback, rail });
+        let decision = self.governor.observe(&Observation {
+            now: governor::Instant::from_micros(now.0),
+            latency,
+            readback,
+            rail,
+        });
         self.late += (f64::from(u8::from(decision.late)) - self.late) * LATE_WEIGHT;
         let mut refused = None;
         if let (Some(clocks), Some(point)) = (&mut self.clocks, decision.request) {

@@ -155,7 +155,7 @@ impl ModulePower {
     /// The clocks in force; `None` where the GPU's cannot be read. A memory clock that is not shown (it needs root
     /// on a board) is zero, and taken not to move.
     pub fn point(&self) -> Option<Point> {
-        let gpu = self.gpu.as_ref()?.state(&self.tree).ok()?.now;
+        let gpu = self.gpu.as_ref()?.now(&self.tree).ok()?;
         Some(Point { gpu, emc: Emc::now(&self.tree).unwrap_or(Hertz(0)) })
     }
 }

@@ -3,7 +3,7 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use pilotlight_power::governor::{Governor, Grid, Observation, RailReading, Settings};
+use pilotlight_power::governor::{Governor, Grid, Instant, Observation, RailReading, Settings};
 use pilotlight_units::{Hertz, Micros, Milliwatts};
 
 struct Counting;
@@ -45,8 +45,13 @@ fn ten_thousand_decisions_allocate_nothing() {
         let latency = Micros((factor * (1_000.0 + 2_500.0 / f + 800.0 / e)) as u64 + cycle % 37);
         let now = Micros(cycle * 40_000) + latency;
         let power = Milliwatts((4_000.0 + 1_500.0 * f + 1_200.0 * e) as u32 + (cycle % 7) as u32 * 20);
-        let rail = Some(RailReading { at: Micros(now.0 / 100_000 * 100_000), power });
-        let decision = governor.observe(&Observation { now, latency, readback: Some(point), rail });
+        let rail = Some(RailReading { at: Instant::from_micros(now.0 / 100_000 * 100_000), power });
+        let decision = governor.observe(&Observation {
+            now: Instant::from_micros(now.0),
+            latency,
+            readback: Some(point),
+            rail,
+        });
         if let Some(next) = decision.request {
             point = next;
             requests += 1;

@@ -13,13 +13,15 @@
 //! | `meter` | the rail, the thread, the handle |
 
 mod books;
+#[cfg(all(test, not(loom)))]
+mod books_tests;
 mod meter;
 mod place;
 #[cfg(all(test, loom))]
 mod place_model;
 
-pub use meter::{LearnError, Meter, MeterError, MeterOptions, Module};
 pub(crate) use meter::Metering;
+pub use meter::{LearnError, Meter, MeterError, MeterOptions, Module};
 pub use pilotlight_power::meter::{Condition, Faults};
 pub use pilotlight_power::module::Basis;
 pub use pilotlight_units::{Microjoules, Milliwatts};

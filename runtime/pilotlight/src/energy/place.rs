@@ -15,19 +15,19 @@ pub(super) const WORDS: usize = 9;
 /// Publications that are kept: a reader must be slower than two windows to be overtaken, and then reads again.
 const KEPT: u64 = 4;
 
-pub(crate) struct Place {
+pub(crate) struct Place<const N: usize = WORDS> {
     /// Inferences and busy microseconds since the meter's last look, in one word so that they never part.
     tally: AtomicU64,
     /// Inferences under way.
     running: AtomicU64,
     /// Publications so far; the last is at this number modulo [`KEPT`].
     turn: AtomicU64,
-    published: [[AtomicU64; WORDS]; KEPT as usize],
+    published: [[AtomicU64; N]; KEPT as usize],
     /// Why figures are not to be shown; 0 when they are.
     trouble: AtomicU64,
 }
 
-impl Place {
+impl<const N: usize> Place<N> {
     pub(super) fn new() -> Self {
         Self {
             tally: AtomicU64::new(0),
@@ -66,7 +66,7 @@ impl Place {
     }
 
     /// Shows a figure. One thread at a time.
-    pub(super) fn publish(&self, words: [u64; WORDS]) {
+    pub(super) fn publish(&self, words: [u64; N]) {
         let turn = self.turn.load(Relaxed) + 1;
         // A reader that finds one of the words below also finds, behind its own fence, the turn before this one.
         fence(Release);
@@ -77,7 +77,7 @@ impl Place {
     }
 
     /// The figure last shown.
-    pub(super) fn latest(&self) -> Option<[u64; WORDS]> {
+    pub(super) fn latest(&self) -> Option<[u64; N]> {
         loop {
             let turn = self.turn.load(Acquire);
             if turn == 0 {

@@ -23,6 +23,7 @@ mod reach;
 mod settings;
 mod tail;
 
+pub use embassy_time::Instant;
 pub use grid::{Cell, Grid, GridError, MAX_CELLS, MAX_EMC, MAX_GPU, Point};
 pub use rail::{RailHealth, RailReading};
 pub use settings::{Settings, SettingsError};
@@ -73,14 +74,19 @@ const DOUBT: f64 = 0.04;
 /// What one cycle showed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Observation {
-    /// When the result was there, on any monotonic clock.
-    pub now: Micros,
+    /// When the result was there. The governor reads no clock: a driver's time, a board's or a test's will do.
+    pub now: Instant,
     /// From release to result, waiting for earlier late work included.
     pub latency: Micros,
     /// Clocks read back; `None` where they cannot be read.
     pub readback: Option<Point>,
     /// The latest reading of the rail that covers the whole module; repeat it until there is a newer one.
     pub rail: Option<RailReading>,
+}
+
+/// A point in time as the units of this project have it; they saturate where embassy's panic.
+pub(crate) fn micros(at: Instant) -> Micros {
+    Micros(at.as_micros())
 }
 
 /// Whether the budget is held.
@@ -186,12 +192,13 @@ impl Governor {
     /// [`SettingsError`] when a setting is out of range.
     ///
     /// ```
-    /// use pilotlight_power::governor::{Governor, Grid, Observation, Settings};
+    /// use pilotlight_power::governor::{Governor, Grid, Instant, Observation, Settings};
     /// use pilotlight_units::{Hertz, Micros};
     /// let grid = Grid::new(&[306, 612, 1020].map(Hertz::from_mhz), &[2133, 3199].map(Hertz::from_mhz))?;
     /// let settings = Settings::new(Micros::from_millis(8), 0.99, Micros::from_millis(40))?;
     /// let mut governor = Governor::new(settings, grid)?;
-    /// let cycle = Observation { now: Micros(4_300), latency: Micros(4_300), readback: None, rail: None };
+    /// let now = Instant::from_micros(4_300);
+    /// let cycle = Observation { now, latency: Micros(4_300), readback: None, rail: None };
     /// let decision = governor.observe(&cycle);
     /// assert!(!decision.late);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -287,7 +294,8 @@ impl Governor {
         let service = self.service(seen);
         self.busy += (service.as_f64() / self.settings.period.as_f64() - self.busy) * 0.02;
         self.tokens = (self.tokens + TOKEN_REFILL * self.settings.allowed()).min(2.0 * TOKENS);
-        let began = seen.now - service;
+        let now = micros(seen.now);
+        let began = now - service;
         let settled = began >= self.in_force;
         let mut reach_changed = false;
         if settled {
@@ -299,7 +307,7 @@ impl Governor {
         if !self.infeasible {
             reach_changed |= self.gpu_reach.retry(self.cycle) | self.emc_reach.retry(self.cycle);
         }
-        let request = if settled || reach_changed { self.decide(seen.now, reach_changed) } else { None };
+        let request = if settled || reach_changed { self.decide(now, reach_changed) } else { None };
         Decision { request, state: self.state(), late, faults: self.faults() }
     }
 
@@ -323,12 +331,13 @@ impl Governor {
 
     /// Latency without the wait for earlier late work.
     fn service(&mut self, seen: &Observation) -> Micros {
-        let release = seen.now - seen.latency;
+        let now = micros(seen.now);
+        let release = now - seen.latency;
         let waited = match self.last_late {
             Some((done, _)) if done > release => done - release,
             _ => Micros(0),
         };
-        self.last_late = Some((seen.now, release));
+        self.last_late = Some((now, release));
         Micros((seen.latency - waited).0.max(1))
     }
 
@@ -470,7 +479,7 @@ impl Governor {
     fn take_rail(&mut self, seen: &Observation) {
         let index = self.here();
         let believed = self.field.as_ref().map(|f| f.mean(index));
-        let verdict = self.rail.judge(seen.rail, seen.now, self.in_force, believed, &self.settings);
+        let verdict = self.rail.judge(seen.rail, micros(seen.now), self.in_force, believed, &self.settings);
         if let Verdict::Use { milliwatts, noise } = verdict {
             self.readings_here += 1;
             match &mut self.field {

@@ -2,13 +2,13 @@
 
 use pilotlight_units::{Micros, Milliwatts};
 
-use super::settings::Settings;
+use super::{Instant, micros, settings::Settings};
 
 /// One reading of the rail that covers the whole module.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RailReading {
     /// When the sensor was read.
-    pub at: Micros,
+    pub at: Instant,
     /// What it said.
     pub power: Milliwatts,
 }
@@ -108,7 +108,7 @@ impl RailFilter {
     ) -> Verdict {
         let fresh = reading.filter(|r| self.last.is_none_or(|last| r.at > last.at));
         let Some(reading) = fresh else {
-            let since = self.last.map(|l| l.at).or(self.started);
+            let since = self.last.map(|l| micros(l.at)).or(self.started);
             self.started = self.started.or(Some(now));
             if let Some(since) = since
                 && now > since + LOST_AFTER
@@ -120,7 +120,7 @@ impl RailFilter {
         };
         let repeated = self.last.is_some_and(|last| last.power == reading.power);
         self.last = Some(reading);
-        let settled = reading.at > in_force + settings.rail_settle;
+        let settled = micros(reading.at) > in_force + settings.rail_settle;
         if repeated {
             self.run += 1;
             if settled {

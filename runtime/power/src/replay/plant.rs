@@ -6,7 +6,7 @@ use super::baselines::{POLL_US, Podgov};
 use super::data::{BLOCK, Workload};
 use super::rng::Rng;
 use super::world::World;
-use crate::governor::{Cell, Observation, Point, RailReading};
+use crate::governor::{Cell, Instant, Observation, Point, RailReading};
 
 /// How the plant is run.
 #[derive(Clone, Copy, Debug)]
@@ -256,7 +256,7 @@ impl<'a> Plant<'a> {
         let energy_mj = std::mem::take(&mut self.energy);
         let readback = self.workload.grid.point(Cell { gpu: self.gpu.read, emc: self.emc.read });
         let seen = Observation {
-            now: Micros(self.time as u64),
+            now: Instant::from_micros(self.time as u64),
             latency: Micros((self.time - release) as u64),
             readback: Some(readback),
             rail: self.rail_shown.filter(|_| self.disturbance != Some(Disturbance::RailLost)),
@@ -344,7 +344,7 @@ impl<'a> Plant<'a> {
         {
             power = shown.power;
         }
-        self.rail_shown = Some(RailReading { at: Micros(self.rail_at as u64), power });
+        self.rail_shown = Some(RailReading { at: Instant::from_micros(self.rail_at as u64), power });
         self.rail_at += self.settings.rail_every_us;
     }
 }
