@@ -81,7 +81,7 @@ fn system_calls(kit: &Kit, tally: &mut Tally) -> Result<()> {
 }
 
 fn examples(kit: &Kit, tally: &mut Tally) -> Result<()> {
-    for source in ["examples/firmware.c", "examples/firmware.cpp"] {
+    for source in ["examples/firmware.c", "examples/firmware.cpp", "examples/joules.c"] {
         let program = kit.build(source)?;
         kit.run(tally, source, &program, &[DIGITS])?;
     }

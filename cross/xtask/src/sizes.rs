@@ -12,6 +12,8 @@ use std::path::Path;
 /// program (683 KB for an empty one on Debian 12) is not ours to shrink there.
 const BUDGET: u64 = 1_500_000;
 
+const FLAGS: [&str; 6] = ["-Os", "-Iruntime/capi/include", "-Wl,--gc-sections", "-lpthread", "-ldl", "-lm"];
+
 #[derive(Default, clap::Args)]
 pub struct Sizes {
     /// For aarch64, with cross/toolchain.sh
@@ -28,17 +30,17 @@ impl Sizes {
         let library = installed.join("lib/libpilotlight.a");
         let tool = |name: &str| format!("{prefix}{name}");
         let program = out.join("firmware");
-        let source = ["runtime/capi/examples/firmware.c", path(&library)?, "-o", path(&program)?];
-        let flags = ["-Os", "-Iruntime/capi/include", "-Wl,--gc-sections", "-lpthread", "-ldl", "-lm"];
-
-        let mut totals = Vec::new();
-        for (name, more) in
-            [("linked to the system's libc", None), ("static, libc included", Some("-static"))]
-        {
-            let flags: Vec<&str> = flags.iter().copied().chain(more).collect();
-            run(&tool("gcc"), &[&source[..], &flags].concat())?;
-            totals.push((name, stripped(&tool("strip"), &program)?));
-        }
+        let link = |file: &str, more: &[&str]| -> Result<u64> {
+            let source = [file, path(&library)?, "-o", path(&program)?];
+            run(&tool("gcc"), &[&source[..], &FLAGS, more].concat())?;
+            stripped(&tool("strip"), &program)
+        };
+        let metered = link("runtime/capi/examples/joules.c", &["-static"])?;
+        let firmware = "runtime/capi/examples/firmware.c";
+        let totals = [
+            ("linked to the system's libc", link(firmware, &[])?),
+            ("static, libc included", link(firmware, &["-static"])?),
+        ];
         // The last one built is the static one, still with its symbols.
         let parts = parts(&tool("nm"), &program)?;
         let named: u64 = parts.values().sum();
@@ -53,6 +55,9 @@ impl Sizes {
         for (name, size) in &totals {
             println!("{size:>10}  firmware example, {arch}, stripped, {name}");
         }
+        println!(
+            "{metered:>10}  the same with a meter (examples/joules.c), static: what one pays who wants joules"
+        );
         let (name, held) = &totals[usize::from(self.aarch64)];
         if *held > BUDGET {
             bail!("{held} bytes ({name}) are over the budget of {BUDGET}");

@@ -4,12 +4,10 @@
 //
 // INPUT.bin holds the elements of the first input; without it the input is all zeros.
 
-#define _POSIX_C_SOURCE 200809L
 #include <pilotlight.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 static void check(pl_status status, const char *what) {
     if (status == PL_OK) return;
@@ -36,24 +34,6 @@ static size_t largest(const float *x, size_t n) {
     return best;
 }
 
-// Energy belongs to windows of a second: that of an inference is known when its window has closed.
-static void print_energy(pl_session session, uint64_t sequence, pl_meter meter) {
-    pl_energy energy = {.size = sizeof energy};
-    struct timespec nap = {.tv_nsec = 50000000};
-    do {
-        check(pl_session_energy(session, sequence, &energy), "energy");
-        if (energy.reason == PL_WHY_OPEN) nanosleep(&nap, NULL);
-    } while (energy.reason == PL_WHY_OPEN);
-    char why[256];
-    check(pl_meter_missing(meter, why, sizeof why), "meter");
-    if (energy.status == PL_ENERGY_NOT_MEASURED) {
-        printf("energy: not measured (%u: %s)\n", energy.reason, why);
-    } else {
-        printf("energy: %.3f mJ +- %.3f of the module, %llu inferences in the window\n", energy.gross_uj / 1e3,
-               2 * energy.deviation_uj / 1e3, (unsigned long long)energy.inferences);
-    }
-}
-
 int main(int argc, char **argv) {
     if (argc < 2) {
         fprintf(stderr, "usage: firmware MODEL.plan [INPUT.bin [OUTPUT.bin]]\n");
@@ -62,12 +42,7 @@ int main(int argc, char **argv) {
     pl_plan plan;
     pl_session session;
     check(pl_plan_open(argv[1], &plan), "plan");
-    pl_meter meter;
-    pl_options options;
-    check(pl_meter_open(NULL, 0, 0, &meter), "meter");
-    check(pl_options_init(&options, sizeof options), "options");
-    options.meter = meter;
-    check(pl_session_open(plan, &options, &session), "session");
+    check(pl_session_open(plan, NULL, &session), "session");
     check(pl_plan_close(plan), "plan");
 
     pl_port in = {.size = sizeof in}, out = {.size = sizeof out};
@@ -92,9 +67,9 @@ int main(int argc, char **argv) {
         size_t best = largest(result, size / sizeof(float));
         printf("largest: element %zu, %g\n", best, ((const float *)result)[best]);
     }
-    printf("inference %llu took %llu us\n", (unsigned long long)report.sequence,
-           (unsigned long long)report.ran_ns / 1000);
-    print_energy(session, report.sequence, meter);
+    printf("inference %llu took %llu us, energy %s\n", (unsigned long long)report.sequence,
+           (unsigned long long)report.ran_ns / 1000,
+           report.energy_status == PL_ENERGY_NOT_MEASURED ? "not measured" : "measured");
     if (argc > 3) {
         FILE *file = fopen(argv[3], "wb");
         if (!file || fwrite(result, 1, size, file) != size || fclose(file) != 0) {
@@ -104,6 +79,5 @@ int main(int argc, char **argv) {
     }
     check(pl_release(slot), "release");
     check(pl_session_close(session), "close");
-    check(pl_meter_close(meter), "close");
     return EXIT_SUCCESS;
 }

@@ -94,7 +94,7 @@ fn power_measures_windows() {
 
 #[test]
 fn power_raises_alerts_and_tells_costs() {
-    let board = Folder::board("alerts");
+    let board = Folder::board("power-alerts");
     let power = |more: &[&str]| {
         let mut command = pilotlight();
         command
@@ -131,7 +131,7 @@ fn power_raises_alerts_and_tells_costs() {
 
 #[test]
 fn power_counts_over_current_events() {
-    let board = Folder::board("events");
+    let board = Folder::board("power-events");
     let mut child = pilotlight()
         .args(["power", "--json", "--window", "0.2", "--windows", "40", "--alert-throttling", "--root"])
         .arg(&board.0)
