@@ -65,7 +65,7 @@ pub struct ModulePower {
 
 #[derive(Debug)]
 enum Source {
-    Rails(TotalSensor),
+    Rails(Box<TotalSensor>),
     Counters { packages: Vec<Rail>, last: (Instant, u64) },
 }
 
@@ -86,7 +86,7 @@ impl ModulePower {
                 let none = || NoPower::NoSensor { rails: rails.clone() };
                 let mut total = TotalSensor::open(tree, data).ok_or_else(none)?;
                 total.read()?;
-                (Source::Rails(total), sensor_of(&found, period), rails, data.total.measured)
+                (Source::Rails(Box::new(total)), sensor_of(&found, period), rails, data.total.measured)
             }
             None => {
                 let packages: Vec<Rail> = found.into_iter().filter(|r| r.channel == 0).collect();

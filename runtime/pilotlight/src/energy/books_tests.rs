@@ -73,7 +73,7 @@ fn what_sessions_are_shown_is_what_the_meter_knows() {
     let (told_a, told_b) = (told_a.unwrap(), told_b.unwrap());
     assert_eq!((told_a, told_b), ((0, 0), (1, 0)));
     // Steps, a ramp and bursts.
-    let power = |ms: u64| 5_000 + (ms % 700) as u32 + if ms / 300 % 2 == 0 { 2_000 } else { 0 };
+    let power = |ms: u64| 5_000 + (ms % 700) as u32 + if (ms / 300).is_multiple_of(2) { 2_000 } else { 0 };
     let (mut reports, mut numbers): (Vec<Report>, Vec<(u64, u64)>) = (Vec::new(), Vec::new());
     let mut count = (0, 0);
     for step in 1..=1_000u64 {
