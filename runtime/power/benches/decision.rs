@@ -1,6 +1,6 @@
 //! Time of a decision on the largest grid (16 GPU clocks x 4 memory clocks), with a rail reading every cycle.
 //!
-//! `cargo bench -p pilotlight-power --bench decision`
+//! `cargo bench -p pilotlight-power --features governor --bench decision`
 
 use std::time::Instant;
 

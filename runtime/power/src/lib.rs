@@ -4,22 +4,26 @@
 //! come out. Nothing here reads a clock, a sensor or a file, so the same code runs on a board, on the virtual
 //! board, on replayed measurements and in virtual time.
 //!
-//! Without the `std` feature the crate is `no_std` and never allocates.
-#![cfg_attr(not(any(feature = "std", test)), no_std)]
+//! Without features it is the meter alone, `no_std`, and never allocates; nor does the governor.
+#![cfg_attr(not(any(feature = "std", feature = "module", test)), no_std)]
 #![forbid(unsafe_code)]
 
 pub mod advice;
 #[cfg(feature = "std")]
 pub mod frontier;
+#[cfg(feature = "governor")]
 pub mod governor;
 #[cfg(feature = "std")]
 pub mod line;
 #[cfg(feature = "live")]
 pub mod live;
 pub mod meter;
-#[cfg(feature = "live")]
+#[cfg(feature = "module")]
 pub mod module;
+mod point;
 #[cfg(feature = "replay")]
 pub mod replay;
 #[cfg(feature = "std")]
 mod svg;
+
+pub use point::Point;

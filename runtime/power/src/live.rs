@@ -7,14 +7,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use pilotlight_boards::control::{Clocks, ControlError};
-use pilotlight_boards::rails::{Rail, TotalSensor};
+use pilotlight_boards::rails::TotalSensor;
 use pilotlight_boards::thermal::{self, OverCurrent};
 use pilotlight_boards::{Board, Tree};
-use pilotlight_units::{Microjoules, Micros, MilliCelsius, Milliwatts};
+use pilotlight_units::{Microjoules, Micros, MilliCelsius};
 
 use crate::advice::Watched;
 use crate::governor::{self, Decision, Governor, Observation, Point, RailReading, micros};
 use crate::meter::{Meter, Report, Sample, Sensor, Window};
+use crate::module::sensor_of;
 
 /// Time between two readings of the rails.
 pub const RAIL_EVERY: Micros = Micros::from_millis(100);
@@ -112,13 +113,6 @@ impl Sensors {
         self.over_current = now.or(self.over_current);
         events.map_or(0, OverCurrent::all)
     }
-}
-
-/// What the sensor of a board's rails is like when it is read every `period`.
-pub fn sensor_of(rails: &[Rail], period: Micros) -> Sensor {
-    let averages = rails.iter().find_map(|r| r.averages_over_us).map_or(Micros(0), Micros);
-    let step = rails.iter().find_map(|r| r.step_mw).unwrap_or(40.0);
-    Sensor { period, averages_over: averages, step: Milliwatts(step as u32), highest: Milliwatts(200_000) }
 }
 
 /// A governor bound to a board.

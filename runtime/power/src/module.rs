@@ -9,9 +9,8 @@ use pilotlight_boards::rails::{self, Rail, TotalSensor};
 use pilotlight_boards::{BoardData, Identity, SysError, Tree};
 use pilotlight_units::{Hertz, Micros, Milliwatts};
 
-use crate::governor::Point;
-use crate::live::sensor_of;
 use crate::meter::Sensor;
+use crate::point::Point;
 
 /// Step of a RAPL counter, microjoules (2^-14 J, as most processors state it).
 const COUNTER_STEP_UJ: f64 = 61.0;
@@ -163,4 +162,11 @@ impl ModulePower {
 /// Microjoules that all packages have counted.
 fn spent(tree: &Tree, packages: &[Rail]) -> Result<u64, SysError> {
     packages.iter().try_fold(0u64, |sum, package| Ok(sum.wrapping_add(package.energy_uj(tree)?)))
+}
+
+/// What the sensor of a board's rails is like when it is read every `period`.
+pub fn sensor_of(rails: &[Rail], period: Micros) -> Sensor {
+    let averages = rails.iter().find_map(|r| r.averages_over_us).map_or(Micros(0), Micros);
+    let step = rails.iter().find_map(|r| r.step_mw).unwrap_or(40.0);
+    Sensor { period, averages_over: averages, step: Milliwatts(step as u32), highest: Milliwatts(200_000) }
 }

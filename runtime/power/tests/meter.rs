@@ -1,6 +1,6 @@
 //! The meter on plants whose power is known exactly.
 
-use pilotlight_power::governor::Point;
+use pilotlight_power::Point;
 use pilotlight_power::meter::{Baselines, Condition, EnergyOf, Meter, Sample, Sensor};
 use pilotlight_units::{Hertz, Micros, Milliwatts};
 

@@ -3,8 +3,9 @@
 use pilotlight_boards::emc::Emc;
 use pilotlight_boards::{Board, Tree, rails, thermal};
 use pilotlight_link::{Vitals, VitalsReading};
-use pilotlight_power::live::{Sensors, Time, sensor_of};
+use pilotlight_power::live::{Sensors, Time};
 use pilotlight_power::meter::{Meter, Sample};
+use pilotlight_power::module::sensor_of;
 use pilotlight_units::{Hertz, Microjoules, Micros, MilliCelsius, Milliwatts};
 use pilotlight_wire::{Band, Celsius, Energy, Operating, Source, Spread, Temperature};
 use std::path::Path;

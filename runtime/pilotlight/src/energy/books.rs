@@ -2,7 +2,7 @@
 
 use super::place::{Place, WORDS};
 use super::{Energy, Net, NotMeasured, WindowEnergy};
-use pilotlight_power::governor::Point;
+use pilotlight_power::Point;
 use pilotlight_power::meter::{
     Baselines, Condition, EnergyOf, Faults, KEPT, MODELS, Meter, Report, Sample, Sensor, Window,
 };

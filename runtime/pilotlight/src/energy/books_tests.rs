@@ -3,7 +3,7 @@
 use super::books::{Books, shown};
 use super::place::Place;
 use super::{Energy, NotMeasured, WindowEnergy};
-use pilotlight_power::governor::Point;
+use pilotlight_power::Point;
 use pilotlight_power::meter::{Condition, Meter, Report, Sample, Sensor};
 use pilotlight_power::module::Basis;
 use pilotlight_units::{Hertz, Micros, Milliwatts};

@@ -5,7 +5,7 @@ use super::place::Place;
 use super::{Basis, Condition, Energy, Faults, NotMeasured};
 use pilotlight_boards::Tree;
 use pilotlight_device::Device;
-use pilotlight_power::governor::Point;
+use pilotlight_power::Point;
 use pilotlight_power::module::{ModulePower, NoPower};
 use pilotlight_units::{Microjoules, Micros, Milliwatts};
 use std::fmt;

@@ -1,5 +1,6 @@
 //! The operating points a governor may ask for: every GPU clock at every lockable memory clock.
 
+pub use crate::point::Point;
 use pilotlight_units::Hertz;
 
 /// Most GPU clocks in a grid.
@@ -8,15 +9,6 @@ pub const MAX_GPU: usize = 16;
 pub const MAX_EMC: usize = 4;
 /// Most cells in a grid.
 pub const MAX_CELLS: usize = MAX_GPU * MAX_EMC;
-
-/// A pair of GPU and memory clocks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Point {
-    /// GPU clock.
-    pub gpu: Hertz,
-    /// Memory (EMC) clock.
-    pub emc: Hertz,
-}
 
 /// The place of an operating point in its [`Grid`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

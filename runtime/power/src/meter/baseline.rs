@@ -3,7 +3,7 @@
 use pilotlight_units::{Microjoules, Micros, Milliwatts};
 
 use super::Window;
-use crate::governor::Point;
+use crate::point::Point;
 
 /// What the device did while a baseline was measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
