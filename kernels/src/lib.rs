@@ -84,7 +84,7 @@ pub const TILES: [Tile; 2] = [
     Tile { name: "64x64", channels: 64, pixels: 64, warps: [1, 2, 4] },
 ];
 
-/// The tile for input of two to four channels.
+/// The tile for input of up to four channels.
 pub const GATHER: Tile = Tile { name: "gather", channels: 64, pixels: 128, warps: [1, 4, 2] };
 
 /// All of them.

@@ -202,3 +202,29 @@ fn long_sums_equal_the_reference() {
         compare(&b.finish(), seed, &what);
     }
 }
+
+/// Grey images: one channel, in pixels of their own or beside other channels.
+#[test]
+fn convolutions_of_one_channel_equal_the_reference() {
+    for seed in 4000..4024 {
+        let mut b = Builder::new(seed);
+        let x = b.rng.pick(&INT8);
+        let (kernel, stride) = (b.rng.size(1, 7), b.rng.size(1, 2));
+        let (side, outputs) = (b.rng.size(8, 20), b.rng.pick(&[6, 16, 40]));
+        let (input, pixel) = ([1, 1, side, side], b.rng.pick(&[4, 16, 32]));
+        let after = (side + kernel / 2 * 2 - kernel) / stride + 1;
+        let output = [1, outputs, after, after];
+        let given = b.input(&input, x);
+        let buffer = b.buffer(Space::Arena, pixel * u64::from(side * side));
+        let from = b.tensor(&input, x, buffer, 0, Builder::channels_last(&input, pixel));
+        b.copy(given, from);
+        let (linear, y) = linear(&mut b, x, 1, outputs, kernel * kernel, &output);
+        let window =
+            Window { kernel: [kernel; 2], stride: [stride; 2], dilation: [1; 2], pads: [kernel / 2; 4] };
+        let what = format!("seed {seed}: pixels of {pixel}, {input:?} {x} {window:?} -> {output:?} {y}");
+        let (to, end) = b.delivered(&output, y);
+        b.step(Op::Conv(Conv { input: from, output: to, window, groups: 1, linear }));
+        b.copy(to, end);
+        compare(&b.finish(), seed, &what);
+    }
+}

@@ -100,7 +100,8 @@ impl Lowering<'_> {
             if l.group_inputs == 1 && per_group == 1 && shape.groups > 1 && aligned(4) {
                 return self.depthwise(x, signed, shape, l, epilogue, &rows, &columns);
             }
-            if shape.groups == 1 && (2..=4).contains(&l.group_inputs) && aligned(4) {
+            // Whole words are read, the bytes behind the channels with them.
+            if shape.groups == 1 && l.group_inputs <= 4 && aligned(4) && x.is_multiple_of(4) {
                 return self.implicit(x, signed, shape, l, epilogue, &rows, &columns);
             }
             // A channel dimension of one element may have any stride.
@@ -135,12 +136,13 @@ impl Lowering<'_> {
         let padded = channels.next_multiple_of(16);
         let [n, _, ys, xs] = shape.x_strides;
         let gathered = l.group_inputs <= 4 && shape.groups == 1;
-        let (list, pieces) = if gathered {
-            let all = taps as u32 * l.group_inputs;
-            (word_list(window, ys, xs, l.group_inputs)?, all.div_ceil(16))
+        // A gathered word has bytes of two pixels, so a pixel gives at least two.
+        let of_tap = if gathered { l.group_inputs.max(2) } else { l.group_inputs.next_multiple_of(16) };
+        let pieces = (taps as u32 * of_tap).div_ceil(16);
+        let list = if gathered {
+            word_list(window, ys, xs, of_tap)?
         } else {
-            let of_tap = l.group_inputs.div_ceil(16);
-            (tap_list(window, ys, xs, of_tap)?, taps as u32 * of_tap)
+            tap_list(window, ys, xs, of_tap / 16)?
         };
         let pixels = narrow("the number of pixels", shape.pixels())?;
         let work = Work { pixels, channels: padded, pieces, groups: *groups };
@@ -164,7 +166,7 @@ impl Lowering<'_> {
         let spread = |list: &[i32]| spread(list, channels as usize, padded as usize);
         let block = abi::Conv {
             x,
-            w: self.constant(&weights.fragments(*groups as usize, padded as usize, gathered)),
+            w: self.constant(&weights.fragments(*groups as usize, padded as usize, of_tap as usize)),
             taps: self.constant_i32(&list),
             bias: self.constant_i32(&bias),
             classes: self.constant(&classes),
@@ -497,7 +499,7 @@ fn tap_list(window: &Window, row_bytes: u32, column_bytes: u32, pieces: u32) -> 
 }
 
 /// For each word of k without filler: two taps, each as byte offset and place, and which of their eight bytes make
-/// the word. Pixels are words of two to four channels.
+/// the word. Pixels are words of up to four channels, of which `inputs`, two or more, are taken.
 fn word_list(window: &Window, row_bytes: u32, column_bytes: u32, inputs: u32) -> Result<Vec<i32>, String> {
     let taps = tap_list(window, row_bytes, column_bytes, 1)?;
     let all = window.kernel[0] * window.kernel[1] * inputs;

@@ -107,10 +107,9 @@ impl Signed {
 
     /// Fragment order of mma.m16n8k32's A: for each group, each 16 channels, each 32 of k, each lane the words
     /// (channel lane / 4, k 4t..), (channel + 8, k 4t..), (channel, k 16 + 4t..), (channel + 8, k 16 + 4t..), with
-    /// t = lane % 4. k counts pieces of 16 inputs, tap by tap; `dense`, it counts inputs without filler.
-    pub(super) fn fragments(&self, groups: usize, padded: usize, dense: bool) -> Vec<u8> {
+    /// t = lane % 4. k counts `of_tap` inputs for each tap, those that there are not with weights of 0.
+    pub(super) fn fragments(&self, groups: usize, padded: usize, of_tap: usize) -> Vec<u8> {
         let per_group = self.channels / groups;
-        let of_tap = if dense { self.inputs } else { self.inputs.next_multiple_of(16) };
         let halves = (self.taps * of_tap).div_ceil(32);
         let mut out = Vec::with_capacity(groups * padded * halves * 32);
         for g in 0..groups {
