@@ -281,9 +281,10 @@ impl Recorder {
                 if let Ok(power) = total.read() {
                     samples.push(Sample { at: clock.now(), power });
                 }
-                next += period;
-                let left = next.saturating_duration_since(Instant::now());
-                match stopped.recv_timeout(left) {
+                // What was missed while the process stood still is a gap, not made up for.
+                let now = Instant::now();
+                next = (next + period).max(now);
+                match stopped.recv_timeout(next - now) {
                     Err(std::sync::mpsc::RecvTimeoutError::Timeout) => {}
                     _ => return samples,
                 }

@@ -158,8 +158,10 @@ impl Power {
                 printed += 1;
                 self.show(&mut look, Energy::of(&report.window, measured))?;
             }
-            next += period;
-            std::thread::sleep(next.saturating_duration_since(Instant::now()));
+            // What was missed while the process stood still is a gap, not made up for.
+            let now = Instant::now();
+            next = (next + period).max(now);
+            std::thread::sleep(next - now);
         }
         let wall = began.elapsed().as_secs_f64();
         let share = 100.0 * (cpu_seconds() - cpu_began) / wall;

@@ -194,9 +194,10 @@ impl Core {
             }
             let point = *self.point();
             self.books().look(now, reading, point);
-            // Behind by more than a period (the process stood still): what was missed is a gap, not made up for.
-            next = (next + period).max(Instant::now());
-            std::thread::park_timeout(next.saturating_duration_since(Instant::now()));
+            // What was missed while the process stood still is a gap, not made up for.
+            let now = Instant::now();
+            next = (next + period).max(now);
+            std::thread::park_timeout(next - now);
         }
         self.books().tell(Some(NotMeasured::Closed));
     }
