@@ -100,13 +100,11 @@ fn the_energy_of_an_inference_is_that_of_its_own_window() {
     let window = until(|| window_of(session.energy(number)));
     is_all_of(&window, NANO_MW);
     assert_eq!(window.inferences, 1);
-    // It grows older as time goes by.
-    let [before, first, between, second, after] = [0, 1, 0, 1, 0].map(|ask| match ask {
-        0 => (Instant::now(), None),
-        _ => (Instant::now(), window_of(session.energy(number))),
-    });
-    let older = second.1.unwrap().age - first.1.unwrap().age;
-    assert!(older <= after.0 - before.0 && older + Duration::from_micros(1) >= second.0 - between.0);
+    // It grows older as time goes by; ages are whole microseconds.
+    let ask = || (Instant::now(), window_of(session.energy(number)).unwrap().age, Instant::now());
+    let (first, second) = (ask(), ask());
+    let (older, micro) = (second.1 - first.1, Duration::from_micros(1));
+    assert!(older <= second.2 - first.0 + micro && older + micro >= second.0 - first.2);
     assert_eq!(session.energy(0), Energy::NotMeasured(NotMeasured::Unknown));
     assert_eq!(session.energy(number + 1), Energy::NotMeasured(NotMeasured::Unknown));
     // 64 windows later it is forgotten; without inferences results are not.
