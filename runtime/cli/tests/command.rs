@@ -167,7 +167,9 @@ fn a_trace_has_a_span_for_each_step_of_the_cpu() {
     let json: Value = serde_json::from_str(&said).unwrap();
     let trace: Value = serde_json::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap();
     std::fs::remove_file(&file).unwrap();
-    let events = trace["traceEvents"].as_array().unwrap();
+    // First the name of the one lane.
+    let [lane, events @ ..] = &trace["traceEvents"].as_array().unwrap()[..] else { panic!("{trace}") };
+    assert!(lane["ph"] == "M" && lane["args"]["name"] == "device", "{lane}");
     assert_eq!(json["lanes"], 1);
     assert_eq!(json["spans"].as_u64().unwrap() as usize, events.len());
     assert!(events.len() > 3 && events.iter().all(|e| e["ph"] == "X" && e["cat"] == "work"), "{trace}");
