@@ -70,6 +70,26 @@ struct Agent {
     groups: VecDeque<u32>,
     /// How often its lanes have met; `None` for async agents, whose copies only waits and barriers order.
     met: Option<u32>,
+    /// What some of its lanes have acquired since.
+    acquired: Vec<(u32, Clock)>,
+}
+
+impl Agent {
+    /// What one of the lanes of `mask` knows.
+    fn knows(&self, mask: u32) -> Clock {
+        let mut clock = self.clock.clone();
+        self.acquired.iter().filter(|(lanes, _)| lanes & mask != 0).for_each(|(_, c)| join(&mut clock, c));
+        clock
+    }
+
+    fn meet(&mut self) {
+        for (_, clock) in std::mem::take(&mut self.acquired) {
+            join(&mut self.clock, &clock);
+        }
+        if let Some(met) = &mut self.met {
+            *met += 1;
+        }
+    }
 }
 
 /// The detector of one launch.
@@ -117,7 +137,8 @@ impl Race {
             clock[at] = 1;
             let groups = VecDeque::new();
             let met = (at == first).then_some(0);
-            self.agents.push(Agent { name, block, clock, fenced: None, seen: Vec::new(), groups, met });
+            let (seen, acquired) = (Vec::new(), Vec::new());
+            self.agents.push(Agent { name, block, clock, fenced: None, seen, groups, met, acquired });
         }
         first
     }
@@ -135,8 +156,10 @@ impl Race {
             let met = self.agents[now.agent as usize].met.is_none() || before.met != now.met;
             return met || before.call == now.call || before.lanes & !now.lanes == 0;
         }
-        let known = self.agents[now.agent as usize].clock.get(before.agent as usize).copied().unwrap_or(0);
-        known >= before.time
+        let agent = &self.agents[now.agent as usize];
+        let own = agent.acquired.iter().filter(|(lanes, _)| lanes & now.lanes != 0).map(|(_, clock)| clock);
+        own.chain([&agent.clock])
+            .any(|clock| clock.get(before.agent as usize).is_some_and(|known| *known >= before.time))
     }
 
     /// The lanes of `mask` touch `len` bytes at each place.
@@ -192,7 +215,7 @@ impl Race {
             }
         }
         if event.kind != Kind::Write && strong.is_some() {
-            self.acquire(agent, &word, event);
+            self.acquire(agent, lane, &word, event);
         }
         if event.kind == Kind::Read {
             word.reads.retain(|r| {
@@ -209,7 +232,7 @@ impl Race {
             word.reads.retain(stays);
             word.writes.retain(stays);
             word.writes.push(record);
-            word.published = self.release(agent, word.published.take(), event);
+            word.published = self.release(agent, lane, word.published.take(), event);
         }
         self.words.insert(key, word);
         Ok(())
@@ -221,7 +244,7 @@ impl Race {
         same || (x != Scope::Cta && y != Scope::Cta)
     }
 
-    fn acquire(&mut self, agent: usize, word: &Word, event: Event) {
+    fn acquire(&mut self, agent: usize, lane: usize, word: &Word, event: Event) {
         let Some(published) = &word.published else { return };
         let same = published.block == self.agents[agent].block;
         if !same && (published.scope == Scope::Cta || event.scope == Scope::Cta) {
@@ -229,17 +252,26 @@ impl Race {
         }
         let me = &mut self.agents[agent];
         if matches!(event.order, Order::Acquire | Order::AcqRel | Order::SeqCst) {
-            join(&mut me.clock, &published.clock);
+            match me.acquired.iter_mut().find(|(lanes, _)| *lanes == 1 << lane) {
+                Some((_, clock)) => join(clock, &published.clock),
+                None => me.acquired.push((1 << lane, published.clock.clone())),
+            }
         } else {
             join(&mut me.seen, &published.clock);
         }
     }
 
-    fn release(&self, agent: usize, old: Option<Box<Published>>, event: Event) -> Option<Box<Published>> {
+    fn release(
+        &self,
+        agent: usize,
+        lane: usize,
+        old: Option<Box<Published>>,
+        event: Event,
+    ) -> Option<Box<Published>> {
         let me = &self.agents[agent];
         let mine = match event.order {
             Order::Weak => None,
-            Order::Release | Order::AcqRel | Order::SeqCst => Some((me.clock.clone(), event.scope)),
+            Order::Release | Order::AcqRel | Order::SeqCst => Some((me.knows(1 << lane), event.scope)),
             Order::Relaxed | Order::Acquire => me.fenced.clone().map(|(c, s)| (c, s.min(event.scope))),
         };
         // A read-modify-write continues the release sequence that it reads from; a store starts a new one.
@@ -262,7 +294,7 @@ impl Race {
             let seen = std::mem::take(&mut me.seen);
             join(&mut me.clock, &seen);
         }
-        me.fenced = Some((me.clock.clone(), scope));
+        me.fenced = Some((me.knows(u32::MAX), scope));
         self.tick(agent);
         self.acquires += u64::from(scope == Scope::Sys);
     }
@@ -271,20 +303,18 @@ impl Race {
     pub fn barrier(&mut self, warps: &[usize]) {
         let mut all = Vec::new();
         for &warp in warps {
+            self.agents[warp].meet();
             join(&mut all, &self.agents[warp].clock);
         }
         for &warp in warps {
             self.agents[warp].clock.clone_from(&all);
             self.tick(warp);
-            self.warp_barrier(warp);
         }
     }
 
     /// Lanes of this warp have met. Which is not followed: none of them counts as apart from the others.
     pub fn warp_barrier(&mut self, agent: usize) {
-        if let Some(met) = &mut self.agents[agent].met {
-            *met += 1;
-        }
+        self.agents[agent].meet();
     }
 
     /// A load found these bytes in mapped host memory.
@@ -312,7 +342,7 @@ impl Race {
 
     /// A cp.async was issued.
     pub fn copy_issued(&mut self, agent: usize, block: usize, copy: &PendingCopy) -> Result<(), Trap> {
-        let issuer = self.agents[agent].clock.clone();
+        let issuer = self.agents[agent].knows(copy.mask);
         join(&mut self.agents[agent + 1].clock, &issuer);
         self.tick(agent);
         let event = |len, kind| Event { len, kind, order: Order::Weak, scope: Scope::Cta };
@@ -453,6 +483,21 @@ mod tests {
         assert!(by(&mut race, 1, Kind::Write) && by(&mut race, 1, Kind::Read));
         assert!(!by(&mut race, 2, Kind::Read));
         race.warp_barrier(a);
+        // What one lane has acquired the others have not.
+        let b = race.warp("b".into(), 1);
+        let fine = |race: &mut Race, agent: usize, lane: usize, address, kind, order| {
+            let places = [(Space::Global, address); LANES];
+            race.access(agent, 0, 1 << lane, &places, Event { len: 4, kind, order, scope: Scope::Gpu })
+                .is_ok()
+        };
+        assert!(fine(&mut race, b, 0, 512, Kind::Write, WEAK));
+        assert!(fine(&mut race, b, 0, 0, Kind::Write, Order::Release));
+        assert!(fine(&mut race, a, 0, 0, Kind::Read, Order::Acquire));
+        assert!(
+            fine(&mut race, a, 0, 512, Kind::Read, WEAK) && !fine(&mut race, a, 1, 512, Kind::Read, WEAK)
+        );
+        race.warp_barrier(a);
+        assert!(fine(&mut race, a, 1, 512, Kind::Read, WEAK));
         assert!(by(&mut race, 6, Kind::Read));
         assert!(!by(&mut race, 1, Kind::Write));
     }
