@@ -34,6 +34,7 @@ impl Soak {
             }
         }
         mutants::kernel_mutants(&mutants::Options::default())?;
+        mutants::sync::run(&mutants::Options::default())?;
         telemetry()?;
         // The persistent kernel on every board with many schedules.
         let mut seeds =

@@ -204,7 +204,7 @@ pub const MUTANTS: &[Mutant] = &[
         file: RULES,
         find: "  return __float2int_rn(fminf(fmaxf(x, (f32)(lo - zero)), (f32)(hi - zero))) + zero;",
         replace: "  int v = (int)((u32)__float2int_rn(x) + (u32)zero);\n  return v < lo ? lo : v > hi ? hi : v;",
-        tests: "",
+        tests: PRODUCTS,
     },
     Mutant {
         name: "a multiplication that ptxas may fuse",
@@ -360,7 +360,7 @@ pub const MUTANTS: &[Mutant] = &[
         file: LOWER,
         find: "        base + t.offset\n",
         replace: "        base\n",
-        tests: "",
+        tests: PRODUCTS,
     },
     Mutant {
         name: "lowering: too little shared memory for a tile's results",
