@@ -166,6 +166,28 @@ fn depthwise_convolutions_equal_the_reference() {
     }
 }
 
+/// On a GPU of four multiprocessors these are whole tiles with a rest, in long sums, and several of them one after
+/// the other.
+#[test]
+fn whole_tiles_equal_the_reference() {
+    let shapes = [(4, 7, 24, 72), (80, 3, 11, 128), (32, 3, 34, 144), (272, 1, 32, 128)];
+    for (n, (inputs, side, extent, outputs)) in (4000..).zip(shapes) {
+        for (x, seed) in INT8.into_iter().zip([n, n + 100]) {
+            let mut b = Builder::new(seed);
+            let (input, output) = ([1, inputs, extent, extent], [1, outputs, extent, extent]);
+            let from = b.fed(&input, x);
+            let (linear, y) = linear(&mut b, x, inputs, outputs, inputs * side * side, &output);
+            let pad = side / 2;
+            let window = Window { kernel: [side; 2], stride: [1, 1], dilation: [1, 1], pads: [pad; 4] };
+            let what = format!("seed {seed}: {input:?} {x} -> {output:?} {y}, {:?}", linear.epilogue);
+            let (to, end) = b.delivered(&output, y);
+            b.step(Op::Conv(Conv { input: from, output: to, window, groups: 1, linear }));
+            b.copy(to, end);
+            compare(&b.finish(), seed, &what);
+        }
+    }
+}
+
 #[test]
 fn matrix_products_equal_the_reference() {
     for seed in 2000..2050 {

@@ -50,7 +50,7 @@ impl Mutant {
 
 #[derive(clap::Args, Default)]
 pub struct Options {
-    /// Only mutants whose name holds this
+    /// Only mutants whose name, or file, holds this
     only: Option<String>,
     /// List the mutants and run nothing
     #[arg(long)]

@@ -77,12 +77,17 @@ const FIRST: &[(&str, Round)] = &[
     ("st.release.sys.global.u32 2/", OUTPUTS),
 ];
 
+/// Few multiprocessors, so that each has many tiles.
+const SMALL: Setting = ("PILOTLIGHT_VIRTUAL_BOARD", "orin-nano-4gb");
+
 /// For the persistent kernel's convolutions.
-const TILES: &[Round] = &[suite("linear::convolutions", &[RACE, PERSISTENT, (SEED, "5")])];
+const TILES: &[Round] = &[suite("whole_tiles", &[RACE, PERSISTENT, SMALL])];
 
 /// For kernels that are launched: no memory but shared memory is shared within a launch.
-const LAUNCHED: &[Round] =
-    &[suite("linear::convolutions", &[RACE, ("PILOTLIGHT_TEST_MODES", "launched"), (SEED, "2")])];
+const LAUNCHED: &[Round] = &[
+    suite("whole_tiles", &[RACE, ("PILOTLIGHT_TEST_MODES", "launched"), SMALL]),
+    suite("linear::convolutions", &[RACE, ("PILOTLIGHT_TEST_MODES", "launched"), (SEED, "2")]),
+];
 
 /// For faults of the host: the checker's own tests first.
 const HOST: &[Round] = &[
@@ -202,7 +207,8 @@ pub fn run(options: &Options) -> Result<()> {
             }
         }
     }
-    let faults: Vec<&Mutant> = FAULTS.iter().filter(|m| options.wants(m.name)).collect();
+    let faults: Vec<&Mutant> =
+        FAULTS.iter().filter(|m| options.wants(m.name) || options.wants(m.file)).collect();
     if options.list {
         weakened.iter().for_each(|(name, ..)| println!("{name}"));
         faults.iter().for_each(|m| println!("{}: {}", m.file, m.name));
@@ -212,8 +218,18 @@ pub fn run(options: &Options) -> Result<()> {
         bail!("no fault has this in its name; --list shows them");
     }
     let bench = Bench::new()?;
-    let all: Vec<&Round> = [PROTOCOL, TILES, LAUNCHED, HOST].into_iter().flatten().collect();
-    bench.must_pass(&all, "")?;
+    let mut needed = Vec::new();
+    if !weakened.is_empty() {
+        needed.extend([TILES, LAUNCHED]);
+    }
+    if faults.iter().any(|fault| !fault.in_cuda()) {
+        needed.push(HOST);
+    }
+    if !weakened.is_empty() || faults.iter().any(|fault| fault.in_cuda()) {
+        needed.push(PROTOCOL);
+    }
+    let needed: Vec<&Round> = needed.into_iter().flatten().collect();
+    bench.must_pass(&needed, "")?;
     let mut tally = Tally::default();
     for (name, site, way, line) in weakened {
         let since = Instant::now();
