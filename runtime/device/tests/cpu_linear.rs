@@ -170,7 +170,7 @@ fn depthwise_convolutions_equal_the_reference() {
 /// the other.
 #[test]
 fn whole_tiles_equal_the_reference() {
-    let shapes = [(4, 7, 24, 72), (80, 3, 11, 128), (32, 3, 34, 144), (272, 1, 32, 128)];
+    let shapes = [(4, 7, 24, 72), (16, 1, 40, 16), (80, 3, 11, 128), (208, 1, 32, 128)];
     for (n, (inputs, side, extent, outputs)) in (4000..).zip(shapes) {
         for (x, seed) in INT8.into_iter().zip([n, n + 100]) {
             let mut b = Builder::new(seed);
