@@ -170,18 +170,20 @@ fn depthwise_convolutions_equal_the_reference() {
 /// the other.
 #[test]
 fn whole_tiles_equal_the_reference() {
-    let shapes = [(4, 7, 24, 72), (16, 1, 40, 16), (80, 3, 11, 128), (208, 1, 32, 128)];
-    for (n, (inputs, side, extent, outputs)) in (4000..).zip(shapes) {
+    let shapes =
+        [(1, 4, 7, 24, 72), (8, 16, 1, 4, 16), (1, 16, 1, 40, 16), (1, 80, 3, 11, 128), (1, 208, 1, 32, 128)];
+    for (n, (groups, inputs, side, extent, outputs)) in (4000..).zip(shapes) {
         for (x, seed) in INT8.into_iter().zip([n, n + 100]) {
             let mut b = Builder::new(seed);
-            let (input, output) = ([1, inputs, extent, extent], [1, outputs, extent, extent]);
+            let (outputs, k) = (groups * outputs, inputs * side * side);
+            let (input, output) = ([1, groups * inputs, extent, extent], [1, outputs, extent, extent]);
             let from = b.fed(&input, x);
-            let (linear, y) = linear(&mut b, x, inputs, outputs, inputs * side * side, &output);
+            let (linear, y) = linear(&mut b, x, inputs, outputs, k, &output);
             let pad = side / 2;
             let window = Window { kernel: [side; 2], stride: [1, 1], dilation: [1, 1], pads: [pad; 4] };
             let what = format!("seed {seed}: {input:?} {x} -> {output:?} {y}, {:?}", linear.epilogue);
             let (to, end) = b.delivered(&output, y);
-            b.step(Op::Conv(Conv { input: from, output: to, window, groups: 1, linear }));
+            b.step(Op::Conv(Conv { input: from, output: to, window, groups, linear }));
             b.copy(to, end);
             compare(&b.finish(), seed, &what);
         }

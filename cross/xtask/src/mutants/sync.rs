@@ -160,7 +160,22 @@ const ARGUED: &[(&str, &str, &str)] = &[
     ("persistent st.release.sys.global.u32 4/4", "device scope", ENDED),
     ("persistent ld.relaxed.gpu.global.u32 7/7", "block scope", OWN_DEADLINE),
     ("persistent ld.relaxed.gpu.global.u32 7/7", "plain", OWN_DEADLINE),
+    ("persistent cp.async.wait_group 0 1/6", MORE, EMPTY),
+    ("persistent cp.async.wait_group 0 2/6", MORE, EMPTY),
+    ("persistent cp.async.wait_group 0 3/6", MORE, EMPTY),
+    ("persistent cp.async.wait_group 0 4/6", MORE, EMPTY),
+    ("persistent cp.async.wait_group 0 5/6", MORE, EMPTY),
+    ("persistent cp.async.wait_group 0 6/6", MORE, EMPTY),
+    ("conv_s8_128x256 cp.async.wait_group 0 1/1", MORE, EMPTY),
+    ("conv_u8_128x256 cp.async.wait_group 0 1/1", MORE, EMPTY),
+    ("conv_s8_64x64 cp.async.wait_group 0 1/1", MORE, EMPTY),
+    ("conv_u8_64x64 cp.async.wait_group 0 1/1", MORE, EMPTY),
+    ("conv_s8_gather cp.async.wait_group 0 1/1", MORE, EMPTY),
+    ("conv_u8_gather cp.async.wait_group 0 1/1", MORE, EMPTY),
 ];
+const MORE: &str = "one group more under way";
+const EMPTY: &str =
+    "the loop's last wait has left one group under way, which is empty, as the last steps load nothing";
 const OWN_DEADLINE: &str = "block 0 alone polls here, for JOIN: others give up at the same deadline only, which it \
      looks at itself in the same loop, and orders to abort come to it alone";
 const BEFORE: &str = "DONE was written by a launch that ended before this one began, or by the host before it launched: \
