@@ -1,4 +1,6 @@
 // Generated from src/abi.rs; do not edit. See there for what each field means.
+constexpr u32 DEPTHWISE_PIXELS = 4;
+constexpr u32 QUANTIZE_RUN = 8;
 constexpr u32 MOST_BLOCK_BYTES = 512;
 constexpr u32 WAITS = 8;
 constexpr u32 REQUESTS = 8;
@@ -122,7 +124,7 @@ struct Conv {
   u32 split_steps;
   u32 divide_ow[2];
   u32 divide_oh[2];
-  u32 unused;
+  u32 flat;
   Epilogue epilogue;
 };
 static_assert(sizeof(Conv) == 264, "Conv");
@@ -308,7 +310,7 @@ struct Pool {
   i32 x_zero;
   i32 y_zero;
   u32 y_signed;
-  u32 unused;
+  u32 words;
 };
 static_assert(sizeof(Pool) == 152, "Pool");
 struct Line {

@@ -62,25 +62,39 @@ DEV void multiply_some(int (&acc)[MF][NF][4], u32 a_at, u32 (&b)[NF][2], u32 mf,
 // n / d for n < 2^31 by the multiplier and shift that lowering found for d.
 DEV u32 divide(u32 n, const u32* d) { return (__umulhi(n, d[0]) + n) >> d[1]; }
 
-struct Pixel { u32 image, row, column; };
 DEV Pixel pixel_of(const Conv& p, u32 m) {
   u32 rest = divide(m, p.divide_ow), image = divide(rest, p.divide_oh);
   return {image, rest - image * p.oh, m - rest * p.ow};
 }
 
-// From the sums of four channels of a pixel to stored results.
-DEV void conv_result(const Conv& p, u32 group, u32 m, u32 c, int4 sum) {
-  Pixel at = pixel_of(p, m);
-  u32 border = ((const u8*)p.classes)[at.row] * p.column_classes + ((const u8*)p.classes)[p.oh + at.column];
-  int4 bias = *(const int4*)((const int*)p.bias + (u64)(group * p.all_classes + border) * p.padded + c);
-  int v[4] = {sum.x + bias.x, sum.y + bias.y, sum.z + bias.z, sum.w + bias.w};
+// From the sums of four channels, of the first `have` of U pixels m, to stored results. Pixels that do not exist are
+// given as others, whose values are read and not stored.
+template <int U>
+DEV void conv_results(const Conv& p, const float4& scale, u32 group, const u32 (&m)[U], u32 have, u32 c, const int4 (&sum)[U]) {
+  Pixel at[U];
+  int4 bias[U];
+  int v[U][4];
+#pragma unroll
+  for (int u = 0; u < U; u++) {
+    at[u] = p.flat ? Pixel{0, 0, m[u]} : pixel_of(p, m[u]);
+    u32 border = 0;
+    if (!p.flat) border = ((const u8*)p.classes)[at[u].row] * p.column_classes + ((const u8*)p.classes)[p.oh + at[u].column];
+    bias[u] = *(const int4*)((const int*)p.bias + (u64)(group * p.all_classes + border) * p.padded + c);
+  }
+#pragma unroll
+  for (int u = 0; u < U; u++) {
+    v[u][0] = sum[u].x + bias[u].x; v[u][1] = sum[u].y + bias[u].y; v[u][2] = sum[u].z + bias[u].z; v[u][3] = sum[u].w + bias[u].w;
+  }
   if (p.w_zero) {
-    int window = ((const int*)p.sums)[(u64)group * p.pixels + m];
     int4 zero = *(const int4*)((const int*)p.w_zero + group * p.padded + c);
-    v[0] -= zero.x * window; v[1] -= zero.y * window; v[2] -= zero.z * window; v[3] -= zero.w * window;
+#pragma unroll
+    for (int u = 0; u < U; u++) {
+      int window = ((const int*)p.sums)[(u64)group * p.pixels + m[u]];
+      v[u][0] -= zero.x * window; v[u][1] -= zero.y * window; v[u][2] -= zero.z * window; v[u][3] -= zero.w * window;
+    }
   }
   u32 count = p.channels - c < 4 ? p.channels - c : 4;
-  store_results<4>(p.epilogue, v, count, group * p.padded + c, at.image, group * p.channels + c, at.row, at.column);
+  store_pixels<U>(p.epilogue, scale, v, have, count, group * p.channels + c, at);
 }
 
 // Warps: WM x WN over channels and pixels, WK over k. A warp's tile: MF x NF fragments, interleaved with the other
@@ -260,25 +274,35 @@ DEV void conv_tile(const Conv& p, u32 bx, u32 by, u32 bz) {
     // ORDER: results of all are visible to all.
     __syncthreads();
 
+    // A thread keeps its four channels and takes U pixels at a time: what they need is under way together.
+    constexpr int U = 2;
     const u32 fours = rows >> 2, here = pixels < (pass + 1) * SPAN ? pixels : (pass + 1) * SPAN;
-    u32 local = pass * SPAN + tid / fours, c = tid % fours;
-    const u32 skip = 256 / fours, skip_c = 256 % fours;
+    const u32 lines = 256 / fours, c = tid % fours * 4, step_pixels = lines * U;
+    if (tid < lines * fours && c0 + c < p.channels) {
+      const float4 scale = p.partial ? make_float4(0.0f, 0.0f, 0.0f, 0.0f) : scales_of(p.epilogue, group * p.padded + c0 + c);
 #pragma unroll 1
-    while (local < here) {
-      if (c0 + c * 4 < p.channels) {
-        int4 sum = *(const int4*)(results + (local - pass * SPAN) * LINE + c * 4);
+      for (u32 local = pass * SPAN + tid / fours; local < here; local += step_pixels) {
+        u32 m[U], have = 0;
+        int4 sum[U];
 #pragma unroll
-        for (int k = 1; k < WK; k++) {
-          int4 more = *(const int4*)(results + (k * SPAN + local - pass * SPAN) * LINE + c * 4);
-          sum.x += more.x; sum.y += more.y; sum.z += more.z; sum.w += more.w;
+        for (int u = 0; u < U; u++) {
+          u32 at = local + u * lines;
+          if (at < here) have = u + 1;
+          else at = local;
+          m[u] = m0 + at;
+          sum[u] = *(const int4*)(results + (at - pass * SPAN) * LINE + c);
+#pragma unroll
+          for (int k = 1; k < WK; k++) {
+            int4 more = *(const int4*)(results + (k * SPAN + at - pass * SPAN) * LINE + c);
+            sum[u].x += more.x; sum[u].y += more.y; sum[u].z += more.z; sum[u].w += more.w;
+          }
         }
-        u64 at = ((u64)(split * p.groups + group) * p.pixels + m0 + local) * p.padded + c0 + c * 4;
-        if (p.partial) *(int4*)((int*)p.partial + at) = sum;
-        else conv_result(p, group, m0 + local, c0 + c * 4, sum);
+        if (p.partial) {
+#pragma unroll
+          for (int u = 0; u < U; u++)
+            if (u < have) *(int4*)((int*)p.partial + ((u64)(split * p.groups + group) * p.pixels + m[u]) * p.padded + c0 + c) = sum[u];
+        } else conv_results<U>(p, scale, group, m, have, c0 + c, sum);
       }
-      local += skip;
-      c += skip_c;
-      if (c >= fours) { c -= fours; local++; }
     }
   }
 }
@@ -304,11 +328,12 @@ BLOCK_KERNEL(finish, Conv) {
   if (at >= total) return;
   u32 c = (u32)(at % fours) * 4, rest = (u32)(at / fours), group = rest / p.pixels, m = rest - group * p.pixels;
   if (c >= p.channels) return;
-  int4 sum = make_int4(0, 0, 0, 0);
-#pragma unroll 1
+  int4 sum[1] = {make_int4(0, 0, 0, 0)};
+#pragma unroll 4
   for (u32 s = 0; s < p.splits; s++) {
     int4 more = *(const int4*)((const int*)p.partial + (s * total + at) * 4);
-    sum.x += more.x; sum.y += more.y; sum.z += more.z; sum.w += more.w;
+    sum[0].x += more.x; sum[0].y += more.y; sum[0].z += more.z; sum[0].w += more.w;
   }
-  conv_result(p, group, m, c, sum);
+  const u32 pixel[1] = {m};
+  conv_results<1>(p, scales_of(p.epilogue, group * p.padded + c), group, pixel, 1, c, sum);
 }

@@ -20,7 +20,7 @@ BLOCK_KERNEL(direct, Direct) {
       for (u32 ci = 0; ci < p.group_inputs; ci++)
         acc += (load8(px + (u64)ci * p.x_strides[1], p.x_signed) - p.x_zero) * (load8(pw + ci, p.w_signed) - w_zero);
     }
-  store_results<1>(p.epilogue, &acc, 1, c, image, c, row, column);
+  store_result(p.epilogue, acc, c, Pixel{image, row, column});
 }
 
 // Sum of the input under each window, by group. Grid over groups * pixels.
@@ -48,71 +48,109 @@ DEV int dot4(u32 a, u32 b, int c) {
   return d;
 }
 
-// Depthwise: a thread takes four neighbouring channels of one pixel. Four taps of four channels are transposed
-// in registers, so that each channel's four taps meet its weights in one dp4a.
+// Depthwise: a thread takes four neighbouring channels of DEPTHWISE_PIXELS neighbouring pixels, so that their loads are
+// under way together and share taps and weights. Four taps of four channels are transposed in registers, so that each
+// channel's four taps meet its weights in one dp4a.
 // Input and weights are signed here: unsigned input is flipped, and taps outside the image are 0 after that;
-// the border class's bias accounts for them. Grid over pixels * padded / 4. Reference: linear.rs `conv`.
+// the border class's bias accounts for them. Reference: linear.rs `conv`.
+// Grid over pixels / DEPTHWISE_PIXELS * padded / 4.
 BLOCK_KERNEL(depthwise, Depthwise) {
+  constexpr int U = DEPTHWISE_PIXELS;
   u32 words = p.padded >> 2;
-  u64 at = (u64)block * 256 + threadIdx.x;
-  if (at >= (u64)p.pixels * words) return;
-  u32 word = (u32)(at % words), m = (u32)(at / words), c = word * 4;
-  u32 column = m % p.ow, rest = m / p.ow, row = rest % p.oh, image = rest / p.oh;
-  int iy = (int)(row * p.stride_y) - (int)p.pad_y, ix = (int)(column * p.stride_x) - (int)p.pad_x;
-  u64 base = p.x + c + (u64)image * p.x_strides[0] + (i64)iy * (i64)p.x_strides[1] + (i64)ix * (i64)p.x_strides[2];
-  int a0 = 0, a1 = 0, a2 = 0, a3 = 0, z0 = 0, z1 = 0, z2 = 0, z3 = 0;
-  const u32 ones = 0x01010101;
-  u64 taps = p.taps, weights = p.w + (u64)c * 4;
-  // Four taps of four channels, and whether the weights' zero points matter.
-  auto multiply = [&](const u32* v, bool zeros) {
-    u32 l0 = permute(v[0], v[1], 0x5140), l1 = permute(v[2], v[3], 0x5140);
-    u32 h0 = permute(v[0], v[1], 0x7362), h1 = permute(v[2], v[3], 0x7362);
-    u32 c0 = permute(l0, l1, 0x5410), c1 = permute(l0, l1, 0x7632);
-    u32 c2 = permute(h0, h1, 0x5410), c3 = permute(h0, h1, 0x7632);
-    uint4 w = *(const uint4*)weights;
-    a0 = dot4(c0, w.x, a0); a1 = dot4(c1, w.y, a1); a2 = dot4(c2, w.z, a2); a3 = dot4(c3, w.w, a3);
-    if (zeros) { z0 = dot4(c0, ones, z0); z1 = dot4(c1, ones, z1); z2 = dot4(c2, ones, z2); z3 = dot4(c3, ones, z3); }
-    taps += 32;
+  const u32 at = block * 256 + threadIdx.x, group = at / words, c = (at - group * words) * 4, m = group * U;
+  if (group >= (p.pixels + U - 1) / U) return;
+  const u32 have = p.pixels - m < U ? p.pixels - m : U;
+  Pixel pixel[U];
+  u64 base[U];
+  int iy[U], ix[U], sum[U][4];
+  {
+    u32 column = m % p.ow, rest = m / p.ow, row = rest % p.oh, image = rest / p.oh;
+#pragma unroll
+    for (int u = 0; u < U; u++) {
+      pixel[u] = {image, row, column};
+      iy[u] = (int)(row * p.stride_y) - (int)p.pad_y, ix[u] = (int)(column * p.stride_x) - (int)p.pad_x;
+      base[u] = p.x + c + (u64)image * p.x_strides[0] + (i64)iy[u] * (i64)p.x_strides[1] + (i64)ix[u] * (i64)p.x_strides[2];
+      // The next pixel; behind the last one the last again.
+      if (m + u + 1 < p.pixels && ++column == p.ow) {
+        column = 0;
+        if (++row == p.oh) row = 0, image++;
+      }
+#pragma unroll
+      for (int i = 0; i < 4; i++) sum[u][i] = 0;
+    }
+  }
+  u64 weights = p.w + (u64)c * 4, tap = p.taps;
+  // Four taps of four channels of each pixel.
+  auto multiply = [&](const u32 (&v)[U][4], uint4 w) {
+#pragma unroll
+    for (int u = 0; u < U; u++) {
+      u32 l0 = permute(v[u][0], v[u][1], 0x5140), l1 = permute(v[u][2], v[u][3], 0x5140);
+      u32 h0 = permute(v[u][0], v[u][1], 0x7362), h1 = permute(v[u][2], v[u][3], 0x7362);
+      u32 c0 = permute(l0, l1, 0x5410), c1 = permute(l0, l1, 0x7632);
+      u32 c2 = permute(h0, h1, 0x5410), c3 = permute(h0, h1, 0x7632);
+      sum[u][0] = dot4(c0, w.x, sum[u][0]); sum[u][1] = dot4(c1, w.y, sum[u][1]);
+      sum[u][2] = dot4(c2, w.z, sum[u][2]); sum[u][3] = dot4(c3, w.w, sum[u][3]);
+    }
+    tap += 32;
     weights += (u64)p.padded * 4;
   };
   // Most windows lie inside the image as a whole. Taps that fill the last four have weights of 0 and the first tap's
   // place; only sums of the input would see them.
-  bool whole = iy >= 0 && ix >= 0 && iy + (p.reach >> 16) < p.h && ix + (p.reach & 0xffff) < p.width;
-  if (whole && !p.w_zero) {
+  bool whole = !p.w_zero;
+#pragma unroll
+  for (int u = 0; u < U; u++)
+    whole = whole && iy[u] >= 0 && ix[u] >= 0 && iy[u] + (p.reach >> 16) < p.h && ix[u] + (p.reach & 0xffff) < p.width;
+  if (whole) {
 #pragma unroll 1
     for (u32 q = 0; q < p.quads; q++) {
-      u32 v[4];
+      const int4 first = *(const int4*)tap, second = *(const int4*)(tap + 16);
+      const int offset[4] = {first.x, first.z, second.x, second.z};
+      const uint4 w = *(const uint4*)weights;
+      u32 v[U][4];
 #pragma unroll
-      for (int t = 0; t < 4; t += 2) {
-        int4 two = ((const int4*)taps)[t / 2];
-        v[t] = *(const u32*)(base + (i64)two.x) ^ p.flip;
-        v[t + 1] = *(const u32*)(base + (i64)two.z) ^ p.flip;
-      }
-      multiply(v, false);
+      for (int u = 0; u < U; u++)
+#pragma unroll
+        for (int t = 0; t < 4; t++) v[u][t] = *(const u32*)(base[u] + (i64)offset[t]) ^ p.flip;
+      multiply(v, w);
     }
   } else {
+    // Where weights have a zero point, first the sums under the windows, which it is multiplied with.
 #pragma unroll 1
-    for (u32 q = 0; q < p.quads; q++) {
-      u32 v[4];
+    for (int ones = p.w_zero ? 1 : 0; ones >= 0; ones--) {
+      weights = p.w + (u64)c * 4, tap = p.taps;
+#pragma unroll 1
+      for (u32 q = 0; q < p.quads; q++) {
+        const int4 first = *(const int4*)tap, second = *(const int4*)(tap + 16);
+        const int offset[4] = {first.x, first.z, second.x, second.z}, place[4] = {first.y, first.w, second.y, second.w};
+        uint4 w = *(const uint4*)weights;
+        if (ones) w = make_uint4(0x01010101, 0x01010101, 0x01010101, 0x01010101);
+        u32 v[U][4];
 #pragma unroll
-      for (int t = 0; t < 4; t++) {
-        int2 tap = ((const int2*)taps)[t];
-        bool inside = (u32)(iy + (tap.y >> 16)) < p.h && (u32)(ix + s16_of(tap.y)) < p.width;
-        v[t] = inside ? *(const u32*)(base + (i64)tap.x) ^ p.flip : 0;
+        for (int u = 0; u < U; u++)
+#pragma unroll
+          for (int t = 0; t < 4; t++) {
+            bool inside = (u32)(iy[u] + (place[t] >> 16)) < p.h && (u32)(ix[u] + s16_of(place[t])) < p.width;
+            v[u][t] = inside ? *(const u32*)(base[u] + (i64)offset[t]) ^ p.flip : 0;
+          }
+        multiply(v, w);
       }
-      multiply(v, p.w_zero);
+      if (ones) {
+        const int4 zero = *(const int4*)((const int*)p.w_zero + c);
+#pragma unroll
+        for (int u = 0; u < U; u++) {
+          sum[u][0] *= -zero.x; sum[u][1] *= -zero.y; sum[u][2] *= -zero.z; sum[u][3] *= -zero.w;
+        }
+      }
     }
   }
-  u32 border = ((const u8*)p.classes)[row] * p.column_classes + ((const u8*)p.classes)[p.oh + column];
-  int4 start = *(const int4*)((const int*)p.bias + (u64)border * p.padded + c);
-  a0 += start.x; a1 += start.y; a2 += start.z; a3 += start.w;
-  if (p.w_zero) {
-    int4 zero = *(const int4*)((const int*)p.w_zero + c);
-    a0 -= zero.x * z0; a1 -= zero.y * z1; a2 -= zero.z * z2; a3 -= zero.w * z3;
+#pragma unroll
+  for (int u = 0; u < U; u++) {
+    u32 border = ((const u8*)p.classes)[pixel[u].row] * p.column_classes + ((const u8*)p.classes)[p.oh + pixel[u].column];
+    int4 start = *(const int4*)((const int*)p.bias + (u64)border * p.padded + c);
+    sum[u][0] += start.x; sum[u][1] += start.y; sum[u][2] += start.z; sum[u][3] += start.w;
   }
-  int v[4] = {a0, a1, a2, a3};
   u32 count = p.channels - c < 4 ? p.channels - c : 4;
-  store_results<4>(p.epilogue, v, count, c, image, c, row, column);
+  store_pixels<U>(p.epilogue, scales_of(p.epilogue, c), sum, have, count, c, pixel);
 }
 
 // Two computed matrices. Grid over total * columns. Reference: linear.rs `matmul`.
@@ -134,5 +172,5 @@ BLOCK_KERNEL(matmul, MatMul) {
   int acc = 0;
   for (u32 k = 0; k < p.k; k++)
     acc += (load8(a + (u64)k * p.a_strides[1], p.a_signed) - a_zero) * (load8(b + (u64)k * p.b_strides[0], p.b_signed) - b_zero);
-  store_at<1>(p.epilogue, y, &acc, 1, column, 0, column, 0, 0);
+  store_at(p.epilogue, y, acc, column, column, Pixel{0, 0, 0});
 }

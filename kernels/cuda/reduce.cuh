@@ -3,9 +3,36 @@
 DEV int low_of(u32 is_signed) { return is_signed ? -128 : 0; }
 DEV int high_of(u32 is_signed) { return is_signed ? 127 : 255; }
 
+// Maxima of four neighbouring channels. Taps of a row are under way together.
+DEV void pool_words(const Pool& p, u32 i) {
+  u32 words = p.shape[1] >> 2, c = i % words * 4, r = i / words, column = r % p.shape[3], s = r / p.shape[3], row = s % p.shape[2], n = s / p.shape[2];
+  const u64 x = p.x + (u64)n * p.x_strides[0] + c;
+  const u32 low = p.kind ? 0x80808080 : 0;
+  int best[4] = {low_of(p.kind), low_of(p.kind), low_of(p.kind), low_of(p.kind)};
+  for (u32 ky = 0; ky < p.kh; ky++) {
+    u32 yy = row * p.stride_y + ky * p.dilation_y - p.pads[0];
+    if (yy >= p.h) continue;
+#pragma unroll 4
+    for (u32 kx = 0; kx < p.kw; kx++) {
+      u32 xx = column * p.stride_x + kx * p.dilation_x - p.pads[1];
+      u32 v = xx < p.width ? *(const u32*)(x + (u64)yy * p.x_strides[2] + (u64)xx * p.x_strides[3]) : low;
+#pragma unroll
+      for (u32 k = 0; k < 4; k++) {
+        int b = byte_of(v, k, p.kind);
+        best[k] = b > best[k] ? b : best[k];
+      }
+    }
+  }
+  u32 result = 0;
+#pragma unroll
+  for (u32 k = 0; k < 4; k++) result |= (u32)(best[k] & 255) << (8 * k);
+  *(u32*)(p.y + (u64)n * p.y_strides[0] + c + (u64)row * p.y_strides[2] + (u64)column * p.y_strides[3]) = result;
+}
+
 BLOCK_KERNEL(pool, Pool) {
   u32 i = block * 256 + threadIdx.x;
   if (i >= p.total) return;
+  if (p.words) return pool_words(p, i);
   // Channels side by side in memory are taken side by side by threads.
   u32 c = i % p.shape[1], r = i / p.shape[1], column = r % p.shape[3], s = r / p.shape[3], row = s % p.shape[2], n = s / p.shape[2];
   u64 x = (u64)n * p.x_strides[0] + (u64)c * p.x_strides[1];

@@ -29,28 +29,50 @@ DEV int byte_of(u32 word, u32 k, u32 is_signed) {
   return is_signed ? (int)(s8)byte : (int)(u8)byte;
 }
 
-// The rules behind a requantisation, on four 8-bit values of neighbouring channels.
-DEV u32 apply_posts(const Epilogue& e, u32 values, u32 count, u32 n, u32 c, u32 y, u32 x) {
+struct Pixel { u32 image, row, column; };
+
+// The rules behind a requantisation, on 8-bit values of `count` neighbouring channels from c on, a word for each of U
+// pixels.
+template <int U>
+DEV void apply_posts(const Epilogue& e, u32 (&values)[U], u32 count, u32 c, const Pixel (&at)[U]) {
   u32 is_signed = e.lo < 0;
 #pragma unroll 1
   for (u32 k = 0; k < e.posts; k++) {
     const Post& p = ((const Post*)e.post)[k];
-    u64 other = k == 0 ? e.other[0] : k == 1 ? e.other[1] : e.other[2];
-    u32 next = 0;
+    const u64 other = k == 0 ? e.other[0] : k == 1 ? e.other[1] : e.other[2];
     if (p.kind == 1) {
 #pragma unroll
-      for (u32 i = 0; i < 4; i++) next |= (u32)((const u8*)other)[values >> (8 * i) & 255] << (8 * i);
+      for (int u = 0; u < U; u++) {
+        u32 next = 0;
+#pragma unroll
+        for (u32 i = 0; i < 4; i++) next |= (u32)((const u8*)other)[values[u] >> (8 * i) & 255] << (8 * i);
+        values[u] = next;
+      }
       is_signed = p.signed_in;
+      continue;
+    }
+    // All pixels' operands are under way before the first is used.
+    u32 operands[U];
+    u64 from[U];
+#pragma unroll
+    for (int u = 0; u < U; u++)
+      from[u] = other + (u64)at[u].image * p.strides[0] + (u64)c * p.strides[1] + (u64)at[u].row * p.strides[2] + (u64)at[u].column * p.strides[3];
+    if (count == 4 && p.strides[1] == 1 && ((other + c | p.strides[0] | p.strides[2] | p.strides[3]) & 3) == 0) {
+#pragma unroll
+      for (int u = 0; u < U; u++) operands[u] = *(const u32*)from[u];
     } else {
-      other += (u64)n * p.strides[0] + (u64)c * p.strides[1] + (u64)y * p.strides[2] + (u64)x * p.strides[3];
-      u32 operands = 0;
-      if (count == 4 && p.strides[1] == 1 && (other & 3) == 0) operands = *(const u32*)other;
-      else
+#pragma unroll
+      for (int u = 0; u < U; u++) {
+        operands[u] = 0;
 #pragma unroll 1
-        for (u32 i = 0; i < count; i++) operands |= (u32)((const u8*)other)[(u64)i * p.strides[1]] << (8 * i);
-      u32 a = p.value_is_a ? values : operands, b = p.value_is_a ? operands : values;
-      u32 a_signed = p.value_is_a ? is_signed : p.signed_in, b_signed = p.value_is_a ? p.signed_in : is_signed;
-      const Rule& r = p.rule;
+        for (u32 i = 0; i < count; i++) operands[u] |= (u32)((const u8*)from[u])[(u64)i * p.strides[1]] << (8 * i);
+      }
+    }
+    const Rule& r = p.rule;
+    const u32 a_signed = p.value_is_a ? is_signed : p.signed_in, b_signed = p.value_is_a ? p.signed_in : is_signed;
+#pragma unroll
+    for (int u = 0; u < U; u++) {
+      u32 a = p.value_is_a ? values[u] : operands[u], b = p.value_is_a ? operands[u] : values[u], next = 0;
       if (r.kind == 0) {
         // The usual one, side by side.
 #pragma unroll
@@ -61,49 +83,75 @@ DEV u32 apply_posts(const Epilogue& e, u32 values, u32 count, u32 n, u32 c, u32 
         for (u32 i = 0; i < 4; i++)
           next |= (u32)(other_rule(r, byte_of(a, i, a_signed), byte_of(b, i, b_signed)) & 255) << (8 * i);
       }
-      is_signed = r.lo < 0;
+      values[u] = next;
     }
-    values = next;
+    is_signed = r.lo < 0;
   }
-  return values;
 }
 
-// Accumulators of N neighbouring channels, of which `count` exist, to results `at` elements into the output.
-// Multipliers lie from `scale_at` on; four of them are read at once.
-template <int N>
-DEV void store_at(const Epilogue& e, u64 at, const int* v, u32 count, u32 scale_at, u32 n, u32 c, u32 y, u32 x) {
-  u64 step = e.strides[1];
+// An accumulator to its result, `at` elements into the output.
+DEV void store_at(const Epilogue& e, u64 at, int v, u32 scale_at, u32 c, const Pixel& pixel) {
   if (e.mode == 0) {
-#pragma unroll
-    for (u32 i = 0; i < N; i++)
-      if (i < count) ((int*)e.out)[at + i * step] = v[i];
+    ((int*)e.out)[at] = v;
     return;
   }
-  f32 scale[N];
-  if (N == 4) {
-    float4 four = *(const float4*)((const f32*)e.scale + scale_at);
-    scale[0] = four.x; scale[N > 1 ? 1 : 0] = four.y; scale[N > 2 ? 2 : 0] = four.z; scale[N > 3 ? 3 : 0] = four.w;
-  } else scale[0] = ((const f32*)e.scale)[scale_at * e.scale_step];
+  f32 scaled = (f32)v * ((const f32*)e.scale)[scale_at * e.scale_step];
   if (e.mode == 1) {
-#pragma unroll
-    for (u32 i = 0; i < N; i++)
-      if (i < count) ((f32*)e.out)[at + i * step] = (f32)v[i] * scale[i];
+    ((f32*)e.out)[at] = scaled;
     return;
   }
-  u32 values = 0;
-#pragma unroll
-  for (u32 i = 0; i < N; i++) values |= (u32)(round_to((f32)v[i] * scale[i], e.zero, e.lo, e.hi) & 255) << (8 * i);
-  if (e.posts) values = apply_posts(e, values, count, n, c, y, x);
-  if (N == 4 && count == 4 && step == 1 && ((e.out + at) & 3) == 0) *(u32*)(e.out + at) = values;
-  else
-#pragma unroll 1
-    for (u32 i = 0; i < count; i++) ((u8*)e.out)[at + i * step] = (u8)(values >> (8 * i));
+  u32 value[1] = {(u32)round_to(scaled, e.zero, e.lo, e.hi) & 255};
+  const Pixel where[1] = {pixel};
+  if (e.posts) apply_posts<1>(e, value, 1, c, where);
+  ((u8*)e.out)[at] = (u8)value[0];
+}
+DEV void store_result(const Epilogue& e, int v, u32 c, const Pixel& at) {
+  store_at(e, (u64)at.image * e.strides[0] + (u64)c * e.strides[1] + (u64)at.row * e.strides[2] + (u64)at.column * e.strides[3], v, c, c, at);
 }
 
-template <int N>
-DEV void store_results(const Epilogue& e, const int* v, u32 count, u32 scale_at, u32 n, u32 c, u32 y, u32 x) {
-  u64 at = (u64)n * e.strides[0] + (u64)c * e.strides[1] + (u64)y * e.strides[2] + (u64)x * e.strides[3];
-  store_at<N>(e, at, v, count, scale_at, n, c, y, x);
+// Four channels' multipliers, read at once.
+DEV float4 scales_of(const Epilogue& e, u32 scale_at) {
+  return e.mode ? *(const float4*)((const f32*)e.scale + scale_at) : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+}
+
+// Accumulators of four neighbouring channels from c on, of which `count` exist, and of the first `have` of U pixels.
+template <int U>
+DEV void store_pixels(const Epilogue& e, const float4& scale, const int (&v)[U][4], u32 have, u32 count, u32 c, const Pixel (&at)[U]) {
+  const u64 step = e.strides[1];
+  const f32 scales[4] = {scale.x, scale.y, scale.z, scale.w};
+  u64 to[U];
+#pragma unroll
+  for (int u = 0; u < U; u++)
+    to[u] = (u64)at[u].image * e.strides[0] + (u64)c * step + (u64)at[u].row * e.strides[2] + (u64)at[u].column * e.strides[3];
+  if (e.mode != 2) {
+#pragma unroll
+    for (int u = 0; u < U; u++)
+#pragma unroll
+      for (u32 i = 0; i < 4; i++)
+        if (u < have && i < count) {
+          if (e.mode == 0) ((int*)e.out)[to[u] + i * step] = v[u][i];
+          else ((f32*)e.out)[to[u] + i * step] = (f32)v[u][i] * scales[i];
+        }
+    return;
+  }
+  u32 values[U];
+#pragma unroll
+  for (int u = 0; u < U; u++) {
+    values[u] = 0;
+#pragma unroll
+    for (u32 i = 0; i < 4; i++) values[u] |= (u32)(round_to((f32)v[u][i] * scales[i], e.zero, e.lo, e.hi) & 255) << (8 * i);
+  }
+  if (e.posts) apply_posts<U>(e, values, count, c, at);
+  if (count == 4 && step == 1 && ((e.out + c | e.strides[0] | e.strides[2] | e.strides[3]) & 3) == 0) {
+#pragma unroll
+    for (int u = 0; u < U; u++)
+      if (u < have) *(u32*)(e.out + to[u]) = values[u];
+    return;
+  }
+#pragma unroll
+  for (int u = 0; u < U; u++)
+#pragma unroll 1
+    for (u32 i = 0; u < have && i < count; i++) ((u8*)e.out)[to[u] + i * step] = (u8)(values[u] >> (8 * i));
 }
 
 // e^x, 1/(1+e^-x), tanh: math.rs, operation by operation.

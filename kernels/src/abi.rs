@@ -164,8 +164,9 @@ blocks! {
         divide_ow: [u32; 2],
         /// Multiplier and shift that divide by `oh`.
         divide_oh: [u32; 2],
-        /// Pads to a multiple of 8 bytes.
-        unused: u32,
+        /// Output and operands lie pixel behind pixel: a pixel's number times the column's stride is its place. Only with
+        /// one border class.
+        flat: u32,
         /// Result.
         epilogue: Epilogue,
     }
@@ -518,8 +519,8 @@ blocks! {
         y_zero: i32,
         /// The output is signed.
         y_signed: u32,
-        /// Pads to a multiple of 8 bytes.
-        unused: u32,
+        /// Maxima of 8-bit values, four neighbouring channels a thread, in aligned words; `total` counts those.
+        words: u32,
     }
 
     /// Along lines of a tensor: means, softmax, largest element. One line a thread.

@@ -9,6 +9,11 @@ macro_rules! words {
 }
 
 words! {
+    /// Neighbouring pixels that a thread of `depthwise` takes.
+    DEPTHWISE_PIXELS = 4;
+    /// Neighbouring elements that a thread of `quantize` takes.
+    QUANTIZE_RUN = 8;
+
     /// Most bytes of a parameter block that the persistent kernel takes.
     MOST_BLOCK_BYTES = 512;
     /// Instructions wait for flags in groups of up to 32; this many groups each.

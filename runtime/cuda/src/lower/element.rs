@@ -52,19 +52,28 @@ impl Lowering<'_> {
         self.each("unary", block.total.into(), &block)
     }
 
-    fn convert(&mut self, kernel: &str, c: &Convert) -> Result<(), String> {
+    fn convert(&mut self, c: &Convert) -> Result<abi::Map, String> {
         let mut block = self.map(c.input, c.output, (c.quant.len() > 1).then_some(c.axis))?;
         let pairs: Vec<i32> = c.quant.iter().flat_map(|q| [q.scale.to_bits() as i32, q.zero_point]).collect();
         block.table = self.constant_i32(&pairs);
-        self.each(kernel, block.total.into(), &block)
+        Ok(block)
     }
 
     pub(super) fn quantize(&mut self, c: &Convert) -> Result<(), String> {
-        self.convert("quantize", c)
+        let mut block = self.convert(c)?;
+        // The input's neighbours come last, as a thread takes some; the rest keeps the output's order.
+        let inner = (0..abi::RANK).find(|&d| block.shape[d] > 1 && block.x_strides[d] == 1);
+        if let Some(d) = inner {
+            for list in [&mut block.shape, &mut block.c_strides, &mut block.x_strides, &mut block.y_strides] {
+                list[d..].rotate_left(1);
+            }
+        }
+        self.each("quantize", block.total.div_ceil(abi::QUANTIZE_RUN).into(), &block)
     }
 
     pub(super) fn dequantize(&mut self, c: &Convert) -> Result<(), String> {
-        self.convert("dequantize", c)
+        let block = self.convert(c)?;
+        self.each("dequantize", block.total.into(), &block)
     }
 
     pub(super) fn cast(&mut self, c: &Cast) -> Result<(), String> {

@@ -24,6 +24,13 @@ impl Shape {
     fn pixels(&self) -> u64 {
         self.output.iter().map(|&d| u64::from(d)).product()
     }
+
+    /// Whether the output's pixels lie one behind the other by these strides.
+    fn is_flat(&self, strides: [u32; 4]) -> bool {
+        let ([images, rows, columns], [n, _, y, x]) = (self.output, strides.map(u64::from));
+        let row = u64::from(columns) * x;
+        (rows == 1 || y == row) && (images == 1 || n == u64::from(rows) * row)
+    }
 }
 
 const POINT: Window = Window { kernel: [1, 1], stride: [1, 1], dilation: [1, 1], pads: [0; 4] };
@@ -75,6 +82,14 @@ impl Lowering<'_> {
         l: &Linear,
         strides: impl Fn(&Tensor) -> Result<[u32; 4], String>,
     ) -> Result<(), String> {
+        let mut flat = shape.is_flat(shape.y_strides);
+        if let Epilogue::Requant(r) = &l.epilogue {
+            for post in &r.post {
+                if let Post::Binary { other, .. } = post {
+                    flat &= shape.is_flat(strides(self.tensor(*other))?);
+                }
+            }
+        }
         let epilogue = self.epilogue(&l.epilogue, output, shape.y_strides, strides)?;
         let x = self.address(input);
         let signed = self.tensor(input).dtype == DType::I8;
@@ -102,12 +117,12 @@ impl Lowering<'_> {
             }
             // Whole words are read, the bytes behind the channels with them.
             if shape.groups == 1 && l.group_inputs <= 4 && aligned(4) && x.is_multiple_of(4) {
-                return self.implicit(x, signed, shape, l, epilogue, &rows, &columns);
+                return self.implicit(x, signed, shape, l, epilogue, flat, &rows, &columns);
             }
             // A channel dimension of one element may have any stride.
             let whole = shape.groups == 1 || l.group_inputs.is_multiple_of(16);
             if whole && aligned(16) {
-                return self.implicit(x, signed, shape, l, epilogue, &rows, &columns);
+                return self.implicit(x, signed, shape, l, epilogue, flat, &rows, &columns);
             }
         }
         self.direct(x, signed, shape, l, epilogue)
@@ -126,6 +141,7 @@ impl Lowering<'_> {
         shape: &Shape,
         l: &Linear,
         epilogue: abi::Epilogue,
+        flat: bool,
         rows: &Borders,
         columns: &Borders,
     ) -> Result<(), String> {
@@ -164,6 +180,7 @@ impl Lowering<'_> {
             weights.bias(bias.as_deref(), l.input_zero, rows, columns, *groups as usize, padded as usize);
         let classes: Vec<u8> = rows.of.iter().chain(&columns.of).copied().collect();
         let spread = |list: &[i32]| spread(list, channels as usize, padded as usize);
+        let one_class = rows.sets.len() * columns.sets.len() == 1;
         let block = abi::Conv {
             x,
             w: self.constant(&weights.fragments(*groups as usize, padded as usize, of_tap as usize)),
@@ -196,7 +213,7 @@ impl Lowering<'_> {
             split_steps: tiling.split_steps,
             divide_ow: divisor(shape.output[2]),
             divide_oh: divisor(shape.output[1]),
-            unused: 0,
+            flat: (one_class && flat).into(),
             epilogue: self.spread_scale(epilogue, l, channels, padded),
         };
         let grid = [pixels.div_ceil(tiling.pixels), padded.div_ceil(tiling.channels), groups * tiling.splits];
@@ -316,7 +333,10 @@ impl Lowering<'_> {
             reach: (reach[0] << 16) | reach[1],
             epilogue: self.spread_scale(epilogue, l, l.outputs, padded),
         };
-        self.each("depthwise", u64::from(pixels) * u64::from(padded / 4), &block)
+        let groups = u64::from(pixels.div_ceil(abi::DEPTHWISE_PIXELS));
+        // Counted in 32 bits by the kernel, its last block's idle threads too.
+        let threads = narrow("the number of threads", groups * u64::from(padded / 4) + 256)? - 256;
+        self.each("depthwise", threads.into(), &block)
     }
 
     fn direct(

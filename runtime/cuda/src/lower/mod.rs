@@ -349,8 +349,8 @@ impl<const N: usize> Walk<N> {
         }
         let total = shape.iter().map(|&d| u64::from(d)).product::<u64>();
         walk.total = narrow("the number of elements", total).and_then(|t| {
-            // Blocks of 256 may reach past the end without wrapping.
-            if t <= u32::MAX - 256 { Ok(t) } else { Err("too many elements".into()) }
+            // Blocks of 256 threads may reach past the end without wrapping.
+            if t <= u32::MAX - 256 * abi::QUANTIZE_RUN { Ok(t) } else { Err("too many elements".into()) }
         })?;
         Ok(walk)
     }

@@ -57,6 +57,13 @@ impl Lowering<'_> {
                 ..block
             },
         };
+        let strides = block.x_strides.iter().chain(&block.y_strides).enumerate();
+        let words = p.rule == PoolRule::Max
+            && tx.dtype != DType::F32
+            && block.shape[1] % 4 == 0
+            && (block.x | block.y) % 4 == 0
+            && strides.into_iter().all(|(n, stride)| if n % 4 == 1 { *stride == 1 } else { stride % 4 == 0 });
+        let block = if words { abi::Pool { words: 1, total: block.total / 4, ..block } } else { block };
         self.each("pool", block.total.into(), &block)
     }
 

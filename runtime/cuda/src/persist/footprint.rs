@@ -271,8 +271,10 @@ pub(crate) fn touches(launch: &Launch, blocks: Range<u32>, constants: &[u8]) -> 
         "depthwise" => {
             let p: abi::Depthwise = block(launch)?;
             let words = u64::from(p.padded / 4).max(1);
-            let last = last(u64::from(p.pixels) * words)?;
-            let (first, last) = (first / words, last / words);
+            let each = u64::from(abi::DEPTHWISE_PIXELS);
+            let last = last(u64::from(p.pixels).div_ceil(each) * words)?;
+            let (first, last) =
+                (first / words * each, (last / words * each + each).min(p.pixels.into()).checked_sub(1)?);
             let output = [images(p.pixels, p.oh, p.ow), p.oh, p.ow];
             let window = Window {
                 strides: p.x_strides,
@@ -342,7 +344,9 @@ pub(crate) fn touches(launch: &Launch, blocks: Range<u32>, constants: &[u8]) -> 
         }
         name @ ("table8" | "table_f32" | "unary" | "quantize" | "dequantize" | "cast") => {
             let p: abi::Map = block(launch)?;
-            let last = last(p.total.into())?;
+            let run = if name == "quantize" { u64::from(abi::QUANTIZE_RUN) } else { 1 };
+            let last = last(u64::from(p.total).div_ceil(run))?;
+            let (first, last) = (first * run, (last * run + run).min(p.total.into()).checked_sub(1)?);
             let (from, to) = match name {
                 "table8" => (1, 1),
                 "table_f32" => (1, 4),
@@ -398,7 +402,9 @@ pub(crate) fn touches(launch: &Launch, blocks: Range<u32>, constants: &[u8]) -> 
         }
         "pool" => {
             let p: abi::Pool = block(launch)?;
-            let last = last(p.total.into())?;
+            let each = if p.words != 0 { 4 } else { 1 };
+            let last = last(p.total.into())? * each + each - 1;
+            let first = first * each;
             let ([n, c, oh, ow], [xn, xc, xy, xx], [yn, yc, yy, yx]) = (p.shape, p.x_strides, p.y_strides);
             t.writes(p.y, span(first, last, [n, oh, ow, c], [yn, yy, yx, yc]), size(p.kind));
             let channels = u64::from(c).max(1);
