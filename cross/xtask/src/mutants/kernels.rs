@@ -171,10 +171,10 @@ pub const MUTANTS: &[Mutant] = &[
         tests: PRODUCTS,
     },
     Mutant {
-        name: "one pixel too many is stored",
+        name: "a tile's last pixel is not stored",
         file: CONV,
         find: "const u32 fours = rows >> 2, here = pixels <",
-        replace: "const u32 fours = rows >> 2, here = pixels + 1 <",
+        replace: "const u32 fours = rows >> 2, here = pixels - 1 <",
         tests: PRODUCTS,
     },
     Mutant {
@@ -271,6 +271,13 @@ pub const MUTANTS: &[Mutant] = &[
         tests: "linear::depthwise",
     },
     Mutant {
+        name: "depthwise: windows that reach over the border are taken as whole",
+        file: LINEAR,
+        find: "whole && iy[u] >= 0 && ix[u] >= 0 &&",
+        replace: "whole &&",
+        tests: "linear::depthwise",
+    },
+    Mutant {
         name: "depthwise: the next pixel stays in its row",
         file: LINEAR,
         find: "++column == p.ow)",
@@ -278,10 +285,10 @@ pub const MUTANTS: &[Mutant] = &[
         tests: "linear::depthwise",
     },
     Mutant {
-        name: "depthwise: a pixel behind the last one is stored",
+        name: "depthwise: the last pixels are left out",
         file: LINEAR,
         find: "have = p.pixels - m < U ? p.pixels - m : U;",
-        replace: "have = U;\n  if (p.pixels == 1) have = 1;",
+        replace: "have = p.pixels - m < U ? 0 : U;",
         tests: "linear::depthwise",
     },
     Mutant {
@@ -304,13 +311,6 @@ pub const MUTANTS: &[Mutant] = &[
         find: "int best[4] = {low_of(p.kind), low_of(p.kind),",
         replace: "int best[4] = {0, low_of(p.kind),",
         tests: "other::pools",
-    },
-    Mutant {
-        name: "lowering: an operand behind a convolution is taken as lying pixel behind pixel",
-        file: LOWER_LINEAR,
-        find: "flat &= shape.is_flat(strides(self.tensor(*other))?);",
-        replace: "flat &= strides(self.tensor(*other)).is_ok();",
-        tests: PRODUCTS,
     },
     Mutant {
         name: "lowering: an output is taken as lying pixel behind pixel",

@@ -551,3 +551,25 @@ fn spread(list: &[i32], channels: usize, padded: usize) -> Vec<i32> {
     };
     list.chunks(channels).flat_map(group).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pixels_that_lie_one_behind_the_other() {
+        let of = |output, strides| {
+            Shape { input: output, output, x_strides: strides, y_strides: strides, window: POINT, groups: 1 }
+                .is_flat(strides)
+        };
+        assert!(of([2, 3, 5], [15 * 8, 1, 5 * 8, 8]));
+        // Channels of a wider tensor, and single rows and images of any stride.
+        assert!(of([2, 3, 5], [15 * 24, 1, 5 * 24, 24]));
+        assert!(of([1, 1, 5], [7, 1, 9, 8]));
+        assert!(of([4, 1, 5], [5 * 8, 1, 9, 8]));
+        // Rows or images that are apart.
+        assert!(!of([1, 3, 5], [15 * 8, 1, 6 * 8, 8]));
+        assert!(!of([2, 3, 5], [16 * 8, 1, 5 * 8, 8]));
+        assert!(!of([4, 1, 5], [6 * 8, 1, 5 * 8, 8]));
+    }
+}
