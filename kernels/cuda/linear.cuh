@@ -48,14 +48,13 @@ DEV int dot4(u32 a, u32 b, int c) {
   return d;
 }
 
-// Depthwise: a thread takes four neighbouring channels of DEPTHWISE_PIXELS neighbouring pixels, so that their loads are
-// under way together and share taps and weights. Four taps of four channels are transposed in registers, so that each
+// Depthwise: a thread takes four neighbouring channels of U neighbouring pixels, so that their loads are under way
+// together and share taps and weights. Where that leaves multiprocessors without work one pixel a thread is better. Four taps of four channels are transposed in registers, so that each
 // channel's four taps meet its weights in one dp4a.
 // Input and weights are signed here: unsigned input is flipped, and taps outside the image are 0 after that;
 // the border class's bias accounts for them. Reference: linear.rs `conv`.
-// Grid over pixels / DEPTHWISE_PIXELS * padded / 4.
-BLOCK_KERNEL(depthwise, Depthwise) {
-  constexpr int U = DEPTHWISE_PIXELS;
+// Grid over pixels / U * padded / 4.
+template <int U> DEV void depthwise_pixels(const Depthwise& p, u32 block) {
   u32 words = p.padded >> 2;
   const u32 at = block * 256 + threadIdx.x, group = at / words, c = (at - group * words) * 4, m = group * U;
   if (group >= (p.pixels + U - 1) / U) return;
@@ -152,6 +151,8 @@ BLOCK_KERNEL(depthwise, Depthwise) {
   u32 count = p.channels - c < 4 ? p.channels - c : 4;
   store_pixels<U>(p.epilogue, scales_of(p.epilogue, c), sum, have, count, c, pixel);
 }
+BLOCK_KERNEL(depthwise, Depthwise) { depthwise_pixels<1>(p, block); }
+BLOCK_KERNEL(depthwise4, Depthwise) { depthwise_pixels<4>(p, block); }
 
 // Two computed matrices. Grid over total * columns. Reference: linear.rs `matmul`.
 BLOCK_KERNEL(matmul, MatMul) {

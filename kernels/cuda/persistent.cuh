@@ -298,6 +298,7 @@ KERNEL persistent(const __grid_constant__ Pilot p) {
         TILES(conv_u8_gather, false, true, 1, 4, 2, 4, 4)
         BLOCKS(finish, Conv)
         BLOCKS(depthwise, Depthwise)
+        BLOCKS(depthwise4, Depthwise)
         BLOCKS(direct, Direct)
         BLOCKS(window_sums, Sums)
         BLOCKS(matmul, MatMul)

@@ -9,8 +9,6 @@ macro_rules! words {
 }
 
 words! {
-    /// Neighbouring pixels that a thread of `depthwise` takes.
-    DEPTHWISE_PIXELS = 4;
     /// Neighbouring elements that a thread of `quantize` takes.
     QUANTIZE_RUN = 8;
 
@@ -85,7 +83,7 @@ words! {
 
 /// What an instruction of the persistent kernel can do: the kernels by name. [`Instruction::operation`] is an
 /// index.
-pub const OPERATIONS: [&str; 25] = [
+pub const OPERATIONS: [&str; 26] = [
     "conv_s8_128x256",
     "conv_u8_128x256",
     "conv_s8_64x64",
@@ -94,6 +92,7 @@ pub const OPERATIONS: [&str; 25] = [
     "conv_u8_gather",
     "finish",
     "depthwise",
+    "depthwise4",
     "direct",
     "window_sums",
     "matmul",

@@ -193,7 +193,7 @@ impl Explain {
 /// Why lowering takes a kernel.
 fn why(kernel: &str) -> &'static str {
     match kernel {
-        "depthwise" => "one input for each output channel: four taps in a dot product, no mma",
+        "depthwise" | "depthwise4" => "one input for each output channel: four taps in a dot product, no mma",
         "direct" => "channels in groups below 16, or not at 16-byte boundaries: plain loops",
         "window_sums" => "the weights have zero points: sums of the input under each window come first",
         "finish" => "k was split over blocks: adds their sums, then the epilogue",

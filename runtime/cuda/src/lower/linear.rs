@@ -333,10 +333,16 @@ impl Lowering<'_> {
             reach: (reach[0] << 16) | reach[1],
             epilogue: self.spread_scale(epilogue, l, l.outputs, padded),
         };
-        let groups = u64::from(pixels.div_ceil(abi::DEPTHWISE_PIXELS));
+        let threads = |each: u32| u64::from(pixels.div_ceil(each)) * u64::from(padded / 4);
         // Counted in 32 bits by the kernel, its last block's idle threads too.
-        let threads = narrow("the number of threads", groups * u64::from(padded / 4) + 256)? - 256;
-        self.each("depthwise", threads.into(), &block)
+        narrow("the number of threads", threads(1) + 256)?;
+        // Four pixels a thread, unless that leaves multiprocessors without a block.
+        let (kernel, each) = if threads(4) > u64::from(self.multiprocessors - 1) * 256 {
+            ("depthwise4", 4)
+        } else {
+            ("depthwise", 1)
+        };
+        self.each(kernel, threads(each), &block)
     }
 
     fn direct(

@@ -268,10 +268,10 @@ pub(crate) fn touches(launch: &Launch, blocks: Range<u32>, constants: &[u8]) -> 
             t.reads(p.partial, sums, 4);
             t.finished(&p, first % u64::from(p.pixels.max(1)), last % u64::from(p.pixels.max(1)))?;
         }
-        "depthwise" => {
+        name @ ("depthwise" | "depthwise4") => {
             let p: abi::Depthwise = block(launch)?;
             let words = u64::from(p.padded / 4).max(1);
-            let each = u64::from(abi::DEPTHWISE_PIXELS);
+            let each = if name == "depthwise" { 1 } else { 4 };
             let last = last(u64::from(p.pixels).div_ceil(each) * words)?;
             let (first, last) =
                 (first / words * each, (last / words * each + each).min(p.pixels.into()).checked_sub(1)?);
