@@ -190,6 +190,28 @@ fn whole_tiles_equal_the_reference() {
     }
 }
 
+/// More pixels and channels than the ones above: a device may give several to a thread.
+#[test]
+fn depthwise_convolutions_of_many_pixels_equal_the_reference() {
+    for seed in 1100..1109 {
+        let mut b = Builder::new(seed);
+        let x = b.rng.pick(&INT8);
+        let (kernel, stride) = (b.rng.pick(&[3, 5]), b.rng.size(1, 2));
+        let (channels, after) = (b.rng.size(80, 130), [b.rng.size(24, 30), b.rng.size(24, 30)]);
+        let [h, w] = after.map(|extent| (extent - 1) * stride + 1);
+        let (input, output) = ([1, channels, h, w], [1, channels, after[0], after[1]]);
+        let from = b.fed(&input, x);
+        let (linear, y) = linear(&mut b, x, 1, channels, kernel * kernel, &output);
+        let window =
+            Window { kernel: [kernel; 2], stride: [stride; 2], dilation: [1; 2], pads: [kernel / 2; 4] };
+        let what = format!("seed {seed}: {input:?} {x} {window:?} -> {output:?} {y}, {:?}", linear.epilogue);
+        let (to, end) = b.delivered(&output, y);
+        b.step(Op::Conv(Conv { input: from, output: to, window, groups: channels, linear }));
+        b.copy(to, end);
+        compare(&b.finish(), seed, &what);
+    }
+}
+
 #[test]
 fn matrix_products_equal_the_reference() {
     for seed in 2000..2050 {
