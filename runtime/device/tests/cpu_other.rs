@@ -382,3 +382,21 @@ fn outputs_that_a_later_step_reads() {
         compare(&b.finish(), seed, &format!("seed {seed}: {h} x {w} copied, then turned"));
     }
 }
+
+/// A step writes where other parts of the step before it still read: rows are turned over in between.
+#[test]
+fn memory_that_is_used_again() {
+    for seed in 8100..8104 {
+        let mut b = Builder::new(seed);
+        let shape = [1, 16, b.rng.size(20, 60), b.rng.size(8, 40)];
+        let (x, end) = (b.input(&shape, DType::U8), b.output(&shape, DType::U8));
+        let [first, turned, again] = [0; 3].map(|_| b.activation(&shape, DType::U8));
+        b.copy(x, first);
+        let mut axes = vec![None; 4];
+        axes[2] = Some((0..shape[2] as i32).rev().collect());
+        b.step(Op::Remap(Remap { input: first, output: turned, axes, fill: 0, table: None }));
+        b.copy(turned, again);
+        b.copy(again, end);
+        compare(&b.finish(), seed, &format!("seed {seed}: {shape:?} turned over"));
+    }
+}

@@ -29,6 +29,7 @@ const fn suite(tests: &'static str, variables: &'static [Setting]) -> Round {
 }
 
 const OUTPUTS: Round = suite("outputs_that", &[RACE, PERSISTENT]);
+const USED_AGAIN: Round = suite("memory_that", &[RACE, PERSISTENT]);
 const LIT: Round = Round { target: "lib", tests: Some("lamp"), variables: &[RACE] };
 const LIT_WEAK: Round = Round { target: "lib", tests: Some("lamp"), variables: &[WEAK] };
 const OBSERVED: Round = scenario(&[RACE, (SCENARIO, "observed")]);
@@ -94,7 +95,8 @@ const HOST: &[Round] = &[
     Round { target: "lib", tests: None, variables: &[] },
     network(&[WEAK, (SEED, "1")]),
     network(&[RACE, (PARKS, "20"), (SEED, "2")]),
-    suite("outputs_that", &[RACE, PERSISTENT]),
+    OUTPUTS,
+    USED_AGAIN,
     suite("linear::", &[PERSISTENT, (SEED, "3")]),
     scenario(&[(SCENARIO, "hang")]),
 ];
