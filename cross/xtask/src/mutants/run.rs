@@ -236,11 +236,13 @@ fn verdict(text: &str) -> String {
     if let Some((_, counts)) = differs.and_then(|line| line.rsplit_once("differs in")) {
         return format!("wrong values:{counts}");
     }
-    let panic = text.lines().skip_while(|line| !line.contains("panicked at")).nth(1);
-    panic.map_or_else(
-        || "the tests fail without a message".to_owned(),
-        |line| format!("a test: {}", line.trim()),
-    )
+    let mut panic = text.lines().skip_while(|line| !line.contains("panicked at"));
+    match (panic.next(), panic.next()) {
+        // A list that is longer than a line.
+        (Some(place), Some(message)) if message.len() < 4 => format!("a test: {place}"),
+        (_, Some(message)) => format!("a test: {}", message.trim()),
+        _ => "the tests fail without a message".to_owned(),
+    }
 }
 
 fn write(path: &Path, bytes: &[u8]) -> Result<()> {
