@@ -123,6 +123,8 @@ const ARGUED: &[(&str, &str, &str)] = &[
     ("persistent ld.relaxed.sys.global.u32 1/9", "plain", BEFORE),
     ("persistent ld.relaxed.sys.global.u32 2/9", "device scope", ANY_BEAT),
     ("persistent ld.relaxed.sys.global.u32 2/9", "plain", ANY_BEAT),
+    ("persistent ld.relaxed.sys.global.u32 6/9", "device scope", FRESH),
+    ("persistent ld.relaxed.sys.global.u32 6/9", "plain", FRESH),
     ("persistent st.relaxed.sys.global.u64 1/5", "device scope", WITH_DONE),
     ("persistent st.relaxed.sys.global.u64 1/5", "plain", WITH_DONE),
     ("persistent st.relaxed.sys.global.u64 2/5", "device scope", TRACE),
@@ -184,6 +186,8 @@ const BEFORE: &str = "DONE was written by a launch that ended before this one be
      the launch itself orders it";
 const ANY_BEAT: &str = "any value does: one that is not the present beat has the patience begin anew at the next look, \
      once";
+const FRESH: &str = "fence.sc.sys stands directly before this one load of SUBMITTED: no older copy of the word is left that it \
+     could be served from, and what it finds is compared with nothing else";
 const TRACE: &str = "the same thread releases JOIN behind it, block 0 acquires that and releases DONE at system scope, \
      and the host reads a trace after acquiring DONE";
 const WITH_DONE: &str = "the same thread releases DONE behind it and the host reads it after acquiring DONE; where \

@@ -88,6 +88,16 @@ const FAULTS: &[Fault] = &[
         |f| matches!(f, Flaw::Circle { .. }),
     ),
     (
+        "a list goes back by one step",
+        |p| {
+            let list = &mut p.schedule.instructions[..p.schedule.starts[1] as usize];
+            let at =
+                list.windows(2).position(|w| w[0].step + 1 == w[1].step).expect("a list has several steps");
+            list.swap(at, at + 1);
+        },
+        |f| matches!(f, Flaw::Steps { .. }),
+    ),
+    (
         "a flag is set twice",
         |p| p.schedule.instructions[7].flag = p.schedule.instructions[6].flag,
         |f| matches!(f, Flaw::Flag { .. }),
