@@ -74,14 +74,14 @@ words! {
     /// Bytes of control memory.
     CONTROL_BYTES = 512;
 
-    /// [`Instruction::operation`] of one that only waits.
+    /// [`super::Instruction::operation`] of one that only waits.
     OPERATION_NONE = 0xFFFF_FFFF;
 
     /// Bytes of a plan's state before its flags: the first word is the epoch of its last whole inference.
     STATE_FLAGS = 128;
 }
 
-/// What an instruction of the persistent kernel can do: the kernels by name. [`Instruction::operation`] is an
+/// What an instruction of the persistent kernel can do: the kernels by name. [`super::Instruction::operation`] is an
 /// index.
 pub const OPERATIONS: [&str; 26] = [
     "conv_s8_128x256",
