@@ -1,14 +1,14 @@
 //! The persistent kernel on some of a real GPU's multiprocessors, as few as an Orin has; launch and graph mode beside
 //! it, with kernels cut for as few but on all of them, as a driver cannot be told to leave some out.
 //!
-//! `few_multiprocessors PLAN N [SPANS.json]`; the last writes what each block of the persistent kernel did when:
-//! multiprocessor, step, kernel, and nanoseconds when it began, had what it needs, and was done. The kernels are
-//! those of `PILOTLIGHT_TEST_PTX` where that is set.
+//! `few_multiprocessors PLAN N`. Below the persistent kernel's time: by kernel, how long its blocks worked and waited
+//! in one inference. The kernels are those of `PILOTLIGHT_TEST_PTX` where that is set.
 #![allow(clippy::unwrap_used, reason = "a measurement that cannot be made ends the program")]
 
 use pilotlight_cuda::{Cuda, Mode, Settings, Wait};
 use pilotlight_device::{Device, Program, Slot, Span};
 use pilotlight_plan::Plan;
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 const RUNS: usize = 500;
@@ -40,20 +40,24 @@ fn time(program: &mut dyn Program, slot: &mut Slot) -> String {
     )
 }
 
-fn write(path: &str, spans: &[Span]) {
-    let lines: Vec<String> = spans
-        .iter()
-        // Those of blocks; the mailbox's have no step.
-        .filter_map(|s| {
-            Some(format!(r#"[{},{},"{}",{},{},{}]"#, s.lane, s.step?, s.what, s.begin, s.ready, s.end))
-        })
-        .collect();
-    std::fs::write(path, format!("[{}]", lines.join(",\n"))).unwrap();
+/// By kernel, microseconds of a multiprocessor at work and waiting, in the mean of them all.
+fn summary(spans: &[Span]) {
+    let lanes = spans.iter().map(|s| s.lane + 1).max().unwrap_or(1);
+    let micros = |nanos: u64| nanos as f64 / 1e3 / f64::from(lanes);
+    let mut kernels: BTreeMap<&str, (f64, f64)> = BTreeMap::new();
+    for s in spans {
+        let kernel = kernels.entry(s.what.split(',').next().unwrap_or_default()).or_default();
+        kernel.0 += micros(s.end.saturating_sub(s.ready));
+        kernel.1 += micros(s.ready.saturating_sub(s.begin));
+    }
+    for (kernel, (work, wait)) in kernels {
+        println!("  {kernel:<18} work {work:7.1} us  wait {wait:6.1} us");
+    }
 }
 
 fn main() {
     let args: Vec<String> = std::env::args().collect();
-    let [_, path, used, rest @ ..] = &args[..] else { panic!("few_multiprocessors PLAN N [SPANS.json]") };
+    let [_, path, used] = &args[..] else { panic!("few_multiprocessors PLAN N") };
     let (plan, used) = (Plan::open(path).unwrap(), used.parse::<u32>().unwrap());
     let ptx = std::env::var("PILOTLIGHT_TEST_PTX").map(|path| std::fs::read_to_string(path).unwrap());
     let ptx = ptx.as_deref().unwrap_or(pilotlight_kernels::PTX);
@@ -67,16 +71,17 @@ fn main() {
         let mut program = cuda.load(&plan).unwrap();
         let mut slot = program.slot().unwrap();
         feed(&mut slot);
-        let on = if mode == Mode::Persistent { used } else { cuda.multiprocessors() };
+        let resident = used.min(pilotlight_kernels::abi::MOST_CTAS);
+        let on = if mode == Mode::Persistent { resident } else { cuda.multiprocessors() };
         println!("{} {mode:?} on {on}: {}", plan.name, time(&mut *program, &mut slot));
         let out = slot.output(0).to_vec();
         assert!(output.is_empty() || output == out, "{mode:?} differs");
         output = out;
-        if let (Mode::Persistent, [spans]) = (mode, rest) {
-            let mut found = Vec::new();
-            program.run_traced(&mut slot, &mut found).unwrap();
-            program.run_traced(&mut slot, &mut found).unwrap();
-            write(spans, &found);
+        if mode == Mode::Persistent {
+            let mut spans = Vec::new();
+            program.run_traced(&mut slot, &mut spans).unwrap();
+            program.run_traced(&mut slot, &mut spans).unwrap();
+            summary(&spans);
         }
     }
 }
