@@ -170,8 +170,14 @@ fn depthwise_convolutions_equal_the_reference() {
 /// the other.
 #[test]
 fn whole_tiles_equal_the_reference() {
-    let shapes =
-        [(1, 4, 7, 24, 72), (8, 16, 1, 4, 16), (1, 16, 1, 40, 16), (1, 80, 3, 11, 128), (1, 208, 1, 32, 128)];
+    let shapes = [
+        (1, 4, 7, 24, 72),
+        (8, 16, 1, 4, 16),
+        (8, 128, 1, 4, 16),
+        (1, 16, 1, 40, 16),
+        (1, 80, 3, 11, 128),
+        (1, 208, 1, 32, 128),
+    ];
     for (n, (groups, inputs, side, extent, outputs)) in (4000..).zip(shapes) {
         for (x, seed) in INT8.into_iter().zip([n, n + 100]) {
             let mut b = Builder::new(seed);
