@@ -1,67 +1,43 @@
 //! The checks that every change must pass.
 
 use crate::shell::{self, run};
+use crate::steps::{self, Step};
 use crate::{abi, capi, cross, deps, kernels, loom, python, sizes, wire_size};
 use anyhow::{Result, bail};
-use std::time::Instant;
 
 #[derive(clap::Args)]
 pub struct Ci {
     /// Checks to run; all of them where none is named
-    #[arg(value_parser = clap::builder::PossibleValuesParser::new(CHECKS.iter().map(|c| c.name)))]
+    #[arg(value_parser = clap::builder::PossibleValuesParser::new(steps::names(CHECKS)))]
     checks: Vec<String>,
 }
 
-struct Check {
-    name: &'static str,
-    run: fn() -> Result<()>,
-}
-
 /// In order: the cheap ones first.
-const CHECKS: &[Check] = &[
-    Check { name: "fmt", run: || run("cargo", &["fmt", "--all", "--check"]) },
-    Check { name: "deps", run: deps::run },
-    Check { name: "clippy", run: clippy },
-    Check { name: "test", run: test },
-    Check { name: "nats", run: nats },
-    Check { name: "doc", run: doc },
-    Check { name: "first-run", run: first_run },
-    Check { name: "models", run: models },
-    Check { name: "kernels", run: kernels::Kernels::check },
-    Check { name: "loom", run: loom::run },
-    Check { name: "abi", run: || abi::Abi::default().run() },
-    Check { name: "capi", run: capi::test },
-    Check { name: "sizes", run: || sizes::Sizes::default().run() },
-    Check { name: "cross-check", run: cross::check },
-    Check { name: "cross-test", run: cross::test },
-    Check { name: "sizes-aarch64", run: || sizes::Sizes { aarch64: true }.run() },
-    Check { name: "cross-plans", run: cross_plans },
-    Check { name: "no-std", run: no_std },
-    Check { name: "deny", run: deny },
+const CHECKS: &[Step] = &[
+    Step { name: "fmt", run: || run("cargo", &["fmt", "--all", "--check"]) },
+    Step { name: "deps", run: deps::run },
+    Step { name: "clippy", run: clippy },
+    Step { name: "test", run: test },
+    Step { name: "nats", run: nats },
+    Step { name: "doc", run: doc },
+    Step { name: "first-run", run: first_run },
+    Step { name: "models", run: models },
+    Step { name: "kernels", run: kernels::Kernels::check },
+    Step { name: "loom", run: loom::run },
+    Step { name: "abi", run: || abi::Abi::default().run() },
+    Step { name: "capi", run: capi::test },
+    Step { name: "sizes", run: || sizes::Sizes::default().run() },
+    Step { name: "cross-check", run: cross::check },
+    Step { name: "cross-test", run: cross::test },
+    Step { name: "sizes-aarch64", run: || sizes::Sizes { aarch64: true }.run() },
+    Step { name: "cross-plans", run: cross_plans },
+    Step { name: "no-std", run: no_std },
+    Step { name: "deny", run: deny },
 ];
 
 impl Ci {
     pub fn run(self) -> Result<()> {
-        let wanted = |c: &&Check| self.checks.is_empty() || self.checks.iter().any(|n| n == c.name);
-        let mut failed = Vec::new();
-        let mut lines = Vec::new();
-        for check in CHECKS.iter().filter(wanted) {
-            eprintln!("== {}", check.name);
-            let start = Instant::now();
-            let result = (check.run)();
-            let seconds = start.elapsed().as_secs();
-            let word = if result.is_ok() { "ok" } else { "FAILED" };
-            lines.push(format!("{:<14} {word:<7} {seconds:>5} s", check.name));
-            if let Err(error) = result {
-                eprintln!("{}: {error:#}", check.name);
-                failed.push(check.name);
-            }
-        }
-        println!("{}", lines.join("\n"));
-        if !failed.is_empty() {
-            bail!("failed: {}", failed.join(", "));
-        }
-        Ok(())
+        steps::run(CHECKS, &self.checks)
     }
 }
 

@@ -20,6 +20,7 @@ mod shell;
 mod sizes;
 mod soak;
 mod start;
+mod steps;
 mod test_gpu;
 mod timing_model;
 mod twins;
@@ -66,7 +67,7 @@ enum Command {
     /// Measure Pilotlight, ONNX Runtime and tract in one run
     Rivals(rivals::Rivals),
     /// Run the ResNet-50 and MobileNetV2 twins on the virtual Orin: exact, and what they issue
-    Twins,
+    Twins(twins::Twins),
     /// Run CUTLASS's int8 kernels through the emulator, and check fragments against its tables
     Cutlass,
     /// Print the model of time and energy against published measurements, and what its guesses change
@@ -79,7 +80,7 @@ enum Command {
     TestGpu(test_gpu::TestGpu),
     /// Run every fuzz target for a while
     Fuzz(fuzz::Fuzz),
-    /// Run the long tests
+    /// Run the long tests, or only the steps named
     Soak(soak::Soak),
 }
 
@@ -99,7 +100,7 @@ fn main() -> ExitCode {
         Command::Kernels(c) => c.run(),
         Command::Exact(c) => c.run(),
         Command::Rivals(c) => c.run(),
-        Command::Twins => twins::run(),
+        Command::Twins(c) => c.run(),
         Command::Cutlass => cutlass::test(),
         Command::TimingModel(c) => c.run(),
         Command::KernelMutants(options) => mutants::kernel_mutants(&options),

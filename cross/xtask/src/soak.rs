@@ -1,51 +1,81 @@
 //! The long tests: what the quick ones leave out.
 
+use crate::steps::{self, Step};
 use crate::{cutlass, exact, fuzz, mutants, shell, twins, wire_size};
 use anyhow::Result;
 use clap::Parser;
 
 #[derive(clap::Args)]
 pub struct Soak {
-    /// Seconds for each fuzz target
-    #[arg(long, default_value_t = 600)]
-    fuzz_seconds: u32,
+    /// Steps to run; all of them where none is named
+    #[arg(value_parser = clap::builder::PossibleValuesParser::new(steps::names(STEPS)))]
+    steps: Vec<String>,
 }
 
-#[derive(Parser)]
-struct Defaults<T: clap::Args> {
-    #[command(flatten)]
-    args: T,
-}
+/// In order.
+const STEPS: &[Step] = &[
+    // First, because it makes what ignored tests of the next step read.
+    Step { name: "cutlass", run: cutlass::test },
+    Step { name: "ignored", run: ignored },
+    Step { name: "weak-and-race", run: weak_and_race },
+    Step { name: "kernel-mutants", run: || mutants::kernel_mutants(&mutants::Options::default()) },
+    Step { name: "sync-mutants", run: || mutants::sync::run(&mutants::Options::default()) },
+    Step { name: "telemetry", run: telemetry },
+    Step { name: "seeds", run: seeds },
+    Step { name: "twins", run: || command::<twins::Twins>(&["--seeds", SEEDS]).run() },
+    Step { name: "exact", run: || command::<exact::Exact>(&["-n", "128"]).run() },
+    Step { name: "fuzz", run: || command::<fuzz::Fuzz>(&[]).run() },
+];
+
+/// Schedules of the persistent kernel's blocks that are tried on each board.
+const SEEDS: &str = "50";
 
 impl Soak {
     pub fn run(self) -> Result<()> {
-        // First, because it makes what ignored tests of the next step read.
-        cutlass::test()?;
-        shell::run("cargo", &["test", "--workspace", "--release", "--", "--include-ignored"])?;
-        // Small nets with memory as weak as it may be, and with every access checked for races.
-        for mode in ["PILOTLIGHT_VIRTUAL_WEAK", "PILOTLIGHT_VIRTUAL_RACE"] {
-            for seed in ["1", "2", "3"] {
-                for tests in [&["suites"][..], &["models", "digits"]] {
-                    let cuda = ["test", "--release", "--package", "pilotlight-cuda", "--test"];
-                    let mut command = shell::command("cargo", &[&cuda[..], tests].concat());
-                    command.env(mode, "1").env("PILOTLIGHT_VIRTUAL_SEED", seed);
-                    shell::run_command(command)?;
-                }
+        steps::run(STEPS, &self.steps)
+    }
+}
+
+/// Another command with these arguments.
+fn command<T: clap::Args>(arguments: &[&str]) -> T {
+    #[derive(Parser)]
+    struct Arguments<T: clap::Args> {
+        #[command(flatten)]
+        args: T,
+    }
+    Arguments::<T>::parse_from([&["soak"], arguments].concat()).args
+}
+
+/// Every test, the long ones too.
+fn ignored() -> Result<()> {
+    shell::run("cargo", &["test", "--workspace", "--release", "--no-fail-fast", "--", "--include-ignored"])
+}
+
+/// Small nets with memory as weak as it may be, and with every access checked for races.
+fn weak_and_race() -> Result<()> {
+    for mode in ["PILOTLIGHT_VIRTUAL_WEAK", "PILOTLIGHT_VIRTUAL_RACE"] {
+        for seed in ["1", "2", "3"] {
+            for tests in [&["suites"][..], &["models", "digits"]] {
+                let cuda = ["test", "--release", "--package", "pilotlight-cuda", "--test"];
+                let mut command = shell::command("cargo", &[&cuda[..], tests].concat());
+                command.env(mode, "1").env("PILOTLIGHT_VIRTUAL_SEED", seed);
+                shell::run_command(command)?;
             }
         }
-        mutants::kernel_mutants(&mutants::Options::default())?;
-        mutants::sync::run(&mutants::Options::default())?;
-        telemetry()?;
-        // The persistent kernel on every board with many schedules.
-        let mut seeds =
-            shell::command("cargo", &["test", "-p", "pilotlight-cuda", "--release", "--test", "persistent"]);
-        seeds.env("PILOTLIGHT_TEST_SEEDS", "50");
-        shell::run_command(seeds)?;
-        twins::run()?;
-        Defaults::<exact::Exact>::parse_from(["exact", "-n", "128"]).args.run()?;
-        let seconds = self.fuzz_seconds.to_string();
-        Defaults::<fuzz::Fuzz>::parse_from(["fuzz", "--seconds", &seconds]).args.run()
     }
+    Ok(())
+}
+
+/// The persistent kernel on every board with many schedules: digits, EfficientNet, and every suite.
+fn seeds() -> Result<()> {
+    let cuda = ["test", "--release", "--package", "pilotlight-cuda", "--test"];
+    let suites = ["suites", "--", "--nocapture", "every_suite_with_the_persistent_kernel"];
+    for tests in [&["persistent", "--", "on_every_board"][..], &suites] {
+        let mut command = shell::command("cargo", &[&cuda[..], tests].concat());
+        command.env("PILOTLIGHT_TEST_SEEDS", SEEDS);
+        shell::run_command(command)?;
+    }
+    Ok(())
 }
 
 /// Collectors that share a JetStream, what a collector stores a second, and what the protocol takes on a device. The

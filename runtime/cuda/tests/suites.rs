@@ -2,6 +2,7 @@
 
 #![allow(clippy::duplicate_mod, reason = "two suites of the CPU device share their support module")]
 
+mod boards;
 mod matrix;
 mod virtual_orin;
 
@@ -48,7 +49,8 @@ impl Device for Named {
     }
 }
 
-/// `named`: no GPU, kernels are only named. `all`: every plan in every mode; `launched`: launch and graph mode take turns; else all three do.
+/// `named`: no GPU, kernels are only named. `all`: every plan in every mode; `persistent`: in this one; `launched`: launch
+/// and graph mode take turns; else all three do.
 const MODES: &str = "PILOTLIGHT_TEST_MODES";
 
 /// One device for each plan, the modes in turn: emulation costs time.
@@ -59,12 +61,11 @@ fn devices() -> Vec<Box<dyn Device>> {
     if modes == "named" {
         return vec![Box::new(Named)];
     }
-    // `cargo xtask sync-mutants` wants the persistent kernel alone.
-    let turns = match std::env::var_os("PILOTLIGHT_TEST_PERSISTENT") {
-        Some(_) => vec![2],
-        None if modes == "all" => vec![0, 1, 2],
-        None if modes == "launched" => vec![TURN.fetch_add(1, Ordering::Relaxed) % 2],
-        None => vec![TURN.fetch_add(1, Ordering::Relaxed) % 3],
+    let turns = match modes.as_str() {
+        "all" => vec![0, 1, 2],
+        "persistent" => vec![2],
+        "launched" => vec![TURN.fetch_add(1, Ordering::Relaxed) % 2],
+        _ => vec![TURN.fetch_add(1, Ordering::Relaxed) % 3],
     };
     let open = |turn: usize| {
         let mode = [Mode::Launch, Mode::Graph, Mode::Persistent][turn];

@@ -10,7 +10,8 @@ use std::time::Instant;
 type Setting = (&'static str, &'static str);
 const WEAK: Setting = ("PILOTLIGHT_VIRTUAL_WEAK", "1");
 const RACE: Setting = ("PILOTLIGHT_VIRTUAL_RACE", "1");
-const PERSISTENT: Setting = ("PILOTLIGHT_TEST_PERSISTENT", "1");
+const PERSISTENT: Setting = ("PILOTLIGHT_TEST_MODES", "persistent");
+const LAUNCH: Setting = ("PILOTLIGHT_TEST_MODES", "launched");
 const SEED: &str = "PILOTLIGHT_VIRTUAL_SEED";
 const PARKS: &str = "PILOTLIGHT_TEST_PARKS";
 const SCENARIO: &str = "PILOTLIGHT_TEST_SCENARIO";
@@ -86,8 +87,8 @@ const TILES: &[Round] = &[suite("whole_tiles", &[RACE, PERSISTENT, SMALL])];
 
 /// For kernels that are launched: no memory but shared memory is shared within a launch.
 const LAUNCHED: &[Round] = &[
-    suite("whole_tiles", &[RACE, ("PILOTLIGHT_TEST_MODES", "launched"), SMALL]),
-    suite("linear::convolutions", &[RACE, ("PILOTLIGHT_TEST_MODES", "launched"), (SEED, "2")]),
+    suite("whole_tiles", &[RACE, LAUNCH, SMALL]),
+    suite("linear::convolutions", &[RACE, LAUNCH, (SEED, "2")]),
 ];
 
 /// For faults of the host: the checker's own tests first.
