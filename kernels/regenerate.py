@@ -19,7 +19,12 @@ import tempfile
 
 HERE = pathlib.Path(__file__).resolve().parent
 SOURCES = ["common", "abi", "rules", "conv", "linear", "element", "reduce", "persistent"]
-OPTIONS = [b"--gpu-architecture=compute_87", b"--std=c++17", b"--fmad=false"]
+OPTIONS = [
+    b"--gpu-architecture=compute_87",
+    b"--std=c++17",
+    b"--fmad=false",
+    b"--device-as-default-execution-space",  # lambdas that take a constant as a type
+]
 # Forms whose bits depend on what ptxas fuses, that approximate, or that bypass the memory model.
 FORBIDDEN = re.compile(r"\b(?:add|sub|mul|mad|fma)\.f32\b|\.approx|\.ftz|\.satfinite|ld\.global\.nc|\.local\b")
 # Hints that only newer PTX has; they change no meaning.
@@ -28,7 +33,7 @@ HINT = re.compile(r'^\s*\.pragma "used_bytes_mask [^"]*";\n', re.M)
 COMMENT = re.compile(r"^\s*// (?:begin|end) inline asm\n", re.M)
 # By a part of the kernel's name, the first that fits.
 REGISTERS = [("depthwise4", 96), ("128x256", 255), ("conv", 168), ("persistent", 255), ("", 64)]
-BYTES = {"pilotlight.ptx": 1_850_000, "pilotlight.sm_87.cubin": 950_000, "figures.txt": 4_000}
+BYTES = {"pilotlight.ptx": 2_250_000, "pilotlight.sm_87.cubin": 1_150_000, "figures.txt": 4_000}
 
 
 def package(path):

@@ -124,7 +124,7 @@ struct Conv {
   u32 split_steps;
   u32 divide_ow[2];
   u32 divide_oh[2];
-  u32 flat;
+  u32 plain;
   Epilogue epilogue;
 };
 static_assert(sizeof(Conv) == 264, "Conv");

@@ -13,18 +13,19 @@
 // Waits for and signals nothing: launch order is the only order. Reference: reference/linear.rs `conv`.
 
 DEV u32 shared_address(const void* p) { return (u32)__cvta_generic_to_shared(p); }
-DEV void cp16(u32 dst, u64 src, u32 bytes) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(dst), "l"(src), "r"(bytes) : "memory");
+// AT is a constant that the address carries at no cost.
+template <int AT> DEV void cp16(u32 dst, u64 src, u32 bytes) {
+  asm volatile("cp.async.cg.shared.global [%0+%3], [%1], 16, %2;" ::"r"(dst), "l"(src), "r"(bytes), "n"(AT) : "memory");
 }
 DEV void cp_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 template <int N> DEV void cp_wait() { asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory"); }
-DEV void ldmatrix4(u32* r, u32 a) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
-               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(a) : "memory");
+template <int AT> DEV void ldmatrix4(u32* r, u32 a) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4+%5];"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(a), "n"(AT) : "memory");
 }
-DEV void load_shared4(u32* r, u32 a) {
-  asm volatile("ld.shared.v4.u32 {%0,%1,%2,%3}, [%4];"
-               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(a) : "memory");
+template <int AT> DEV void load_shared4(u32* r, u32 a) {
+  asm volatile("ld.shared.v4.u32 {%0,%1,%2,%3}, [%4+%5];"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(a), "n"(AT) : "memory");
 }
 DEV void store_shared4(u32 a, const u32* r) {
   asm volatile("st.shared.v4.u32 [%0], {%1,%2,%3,%4};" ::"r"(a), "r"(r[0]), "r"(r[1]), "r"(r[2]), "r"(r[3]) : "memory");
@@ -45,18 +46,40 @@ template <bool XS, bool NARROW> DEV void mma(int* c, const u32* a, const u32* b)
   else MMA("u8");
 }
 
-// The first mf x nf fragments; those of the weights lie A_STEP bytes apart.
-template <bool XS, bool NARROW, int A_STEP, int MF, int NF>
-DEV void multiply_some(int (&acc)[MF][NF][4], u32 a_at, u32 (&b)[NF][2], u32 mf, u32 nf) {
-#pragma unroll
-  for (int i = 0; i < MF; i++)
+// Calls f with each number below N, as a type: constants that offsets can be made of.
+template <int N> struct Int { static constexpr int value = N; };
+template <int N, int I = 0, class F> DEV void repeat(const F& f) {
+  if constexpr (I < N) {
+    f(Int<I>{});
+    repeat<N, I + 1>(f);
+  }
+}
+
+// The first mf x N fragments: those of the weights lie A_STEP bytes apart, pairs of pixels' B_STEP.
+template <bool XS, bool NARROW, int N, int A_STEP, int B_STEP, int MF, int NF>
+DEV void multiply(int (&acc)[MF][NF][4], u32 a_at, u32 b_at, u32 mf) {
+  u32 b[NF][2];
+  repeat<(N + 1) / 2>([&](auto jj) { ldmatrix4<decltype(jj)::value * B_STEP>(b[decltype(jj)::value * 2], b_at); });
+  repeat<MF>([&](auto i_) {
+    constexpr int i = decltype(i_)::value;
     if (i < mf) {
       u32 a[4];
-      load_shared4(a, a_at + i * A_STEP);
+      load_shared4<i * A_STEP>(a, a_at);
 #pragma unroll
-      for (int j = 0; j < NF; j++)
-        if (j < nf) mma<XS, NARROW>(acc[i][j], a, b[j]);
+      for (int j = 0; j < N; j++) mma<XS, NARROW>(acc[i][j], a, b[j]);
     }
+  });
+}
+// The same for nf that is known when it runs: one branch, and none around each product.
+template <bool XS, bool NARROW, int A_STEP, int B_STEP, int MF, int NF>
+DEV void multiply_some(int (&acc)[MF][NF][4], u32 a_at, u32 b_at, u32 mf, u32 nf) {
+  switch (nf) {
+#define COLUMNS(n)                                                                                         \
+  case n:                                                                                                  \
+    if constexpr (n <= NF) multiply<XS, NARROW, n, A_STEP, B_STEP>(acc, a_at, b_at, mf);                    \
+    break;
+    COLUMNS(1) COLUMNS(2) COLUMNS(3) COLUMNS(4) COLUMNS(5) COLUMNS(6) COLUMNS(7) COLUMNS(8)
+  }
 }
 
 // n / d for n < 2^31 by the multiplier and shift that lowering found for d.
@@ -67,34 +90,20 @@ DEV Pixel pixel_of(const Conv& p, u32 m) {
   return {image, rest - image * p.oh, m - rest * p.ow};
 }
 
-// From the sums of four channels, of the first `have` of U pixels m, to stored results. Pixels that do not exist are
-// given as others, whose values are read and not stored.
-template <int U>
-DEV void conv_results(const Conv& p, const float4& scale, u32 group, const u32 (&m)[U], u32 have, u32 c, const int4 (&sum)[U]) {
-  Pixel at[U];
-  int4 bias[U];
-  int v[U][4];
-#pragma unroll
-  for (int u = 0; u < U; u++) {
-    at[u] = p.flat ? Pixel{0, 0, m[u]} : pixel_of(p, m[u]);
-    u32 border = 0;
-    if (!p.flat) border = ((const u8*)p.classes)[at[u].row] * p.column_classes + ((const u8*)p.classes)[p.oh + at[u].column];
-    bias[u] = *(const int4*)((const int*)p.bias + (u64)(group * p.all_classes + border) * p.padded + c);
-  }
-#pragma unroll
-  for (int u = 0; u < U; u++) {
-    v[u][0] = sum[u].x + bias[u].x; v[u][1] = sum[u].y + bias[u].y; v[u][2] = sum[u].z + bias[u].z; v[u][3] = sum[u].w + bias[u].w;
-  }
+// From the sums of four channels of pixel m to stored results.
+DEV void conv_results(const Conv& p, const float4& scale, u32 group, u32 m, u32 c, int4 sum) {
+  const Pixel at = pixel_of(p, m);
+  u32 border = ((const u8*)p.classes)[at.row] * p.column_classes + ((const u8*)p.classes)[p.oh + at.column];
+  int4 bias = *(const int4*)((const int*)p.bias + (u64)(group * p.all_classes + border) * p.padded + c);
+  int v[1][4] = {{sum.x + bias.x, sum.y + bias.y, sum.z + bias.z, sum.w + bias.w}};
   if (p.w_zero) {
     int4 zero = *(const int4*)((const int*)p.w_zero + group * p.padded + c);
-#pragma unroll
-    for (int u = 0; u < U; u++) {
-      int window = ((const int*)p.sums)[(u64)group * p.pixels + m[u]];
-      v[u][0] -= zero.x * window; v[u][1] -= zero.y * window; v[u][2] -= zero.z * window; v[u][3] -= zero.w * window;
-    }
+    int window = ((const int*)p.sums)[(u64)group * p.pixels + m];
+    v[0][0] -= zero.x * window; v[0][1] -= zero.y * window; v[0][2] -= zero.z * window; v[0][3] -= zero.w * window;
   }
   u32 count = p.channels - c < 4 ? p.channels - c : 4;
-  store_pixels<U>(p.epilogue, scale, v, have, count, group * p.channels + c, at);
+  const Pixel where[1] = {at};
+  store_pixels<1>(p.epilogue, scale, v, 1, count, group * p.channels + c, where);
 }
 
 // Warps: WM x WN over channels and pixels, WK over k. A warp's tile: MF x NF fragments, interleaved with the other
@@ -124,34 +133,46 @@ DEV void conv_tile(const Conv& p, u32 bx, u32 by, u32 bz) {
   const u32 mf = (fm + WM - 1 - wm) / WM;
   const u32 nf = (pairs + WN - 1 - wn) / WN * 2 + ((fn & 1) && pairs % WN == wn ? 1 : 0);
 
-  // This thread gathers piece `tid % PIECES` of pixels tid / PIECES + (256 / PIECES) i: where their windows begin.
+  // This thread gathers piece `tid % PIECES` of pixels tid / PIECES + APART i: where their windows begin.
+  constexpr int APART = 256 / PIECES;
   const u32 piece0 = tid % PIECES, pixel0 = tid / PIECES;
-  // Row and column are 16 bits each and 0x4000 too high, so that neither turns negative and taps are added at once.
+  const u32 mine = pixels > pixel0 ? (pixels - pixel0 + APART - 1) / APART : 0;  // of those pixels
+  // Row and column are 16 bits each and 0x8000 too high: their highest bits say that they are not negative, and taps
+  // are added at once.
+  const u32 extent = p.h << 16 | p.width;
   u32 place[ROWS];
-  int base[ROWS];
+  u64 from[ROWS];
   const u64 x = p.x + (u64)group * p.group_x;
 #pragma unroll
   for (int i = 0; i < ROWS; i++) {
-    u32 local = pixel0 + 256 / PIECES * i;
-    Pixel at = pixel_of(p, local < pixels ? m0 + local : m0);
+    Pixel at = pixel_of(p, m0 + (i < mine ? pixel0 + APART * i : 0));
     int iy = (int)(at.row * p.stride_y) - (int)p.pad_y, ix = (int)(at.column * p.stride_x) - (int)p.pad_x;
-    place[i] = local < pixels ? (u32)(iy + 0x4000) << 16 | (u32)(ix + 0x4000) : 0x80008000;
-    base[i] = (int)at.image * (int)p.x_strides[0] + iy * (int)p.x_strides[1] + ix * (int)p.x_strides[2];
+    place[i] = i < mine ? (u32)(iy + 0x8000) << 16 | (u32)(ix + 0x8000) : 0;
+    from[i] = x + (i64)((int)at.image * (int)p.x_strides[0] + iy * (int)p.x_strides[1] + ix * (int)p.x_strides[2]);
   }
-  // A row's pieces change places so that 8 rows of one piece lie in 8 different groups of four banks.
-  auto swizzle = [](u32 row, u32 piece) { return row * ROW + ((piece ^ (PIECES == 8 ? row & 7 : row >> 1 & 3)) << 4); };
   auto inside = [&](int i, int tap) {
-    u32 at = place[i] + (u32)tap;
-    return (at >> 16) - 0x4000 < p.h && (at & 0xffff) - 0x4000 < p.width;
+    u32 at = place[i] + (u32)tap, over = at - extent, both;
+    // at & ~over & 0x80008000: not negative, and so less than the image that it is negative without it.
+    asm("lop3.b32 %0, %1, %2, %3, 0x20;" : "=r"(both) : "r"(at), "r"(over), "r"(0x80008000));
+    return both == 0x80008000;
   };
-  const int2 nowhere = make_int2(0, 0x7fff7fff);
-  auto tap_of = [&](u32 step) {
-    u32 piece = step * PIECES + piece0;
-    return !GATHER && piece < p.pieces ? ((const int2*)p.taps)[piece] : nowhere;
-  };
-  int2 tap = tap_of(first);  // of the step that is loaded next
-  auto load = [&](u32 step, u32 stage) {
-    u32 a = s0 + stage * STAGE, b = a + A_BYTES, piece = step * PIECES + piece0;
+  // A row's pieces change places so that 8 rows of one piece lie in 8 different groups of four banks. Rows that are a
+  // multiple of 8 apart change alike.
+  auto swizzle = [](u32 row, u32 piece) { return row * ROW + ((piece ^ (PIECES == 8 ? row & 7 : row >> 1 & 3)) << 4); };
+  const u32 b_to = s0 + A_BYTES + swizzle(pixel0, piece0), a_to = s0 + tid * 16;
+  // Weights: the halves of a step lie side by side for each 16 channels. This thread copies one of them in every
+  // A_APART blocks of 16 channels.
+  constexpr int A_APART = 256 / (HALVES * 32);
+  const u32 a_half = tid / 32 % HALVES, a_block = tid / (HALVES * 32);
+  const u32 a_mine = fm > a_block ? (fm - a_block + A_APART - 1) / A_APART : 0;
+  const u64 a_far = (u64)(A_APART * halves * 512);
+  u64 a_from = weights + ((u64)a_block * halves + first * HALVES + a_half) * 512 + (tid & 31) * 16;
+  // Of the step that is loaded next: this thread's piece and half, and the piece's tap.
+  u32 piece = first * PIECES + piece0, half_at = first * HALVES + a_half;
+  auto tap_of = [&]() { return !GATHER && piece < p.pieces ? ((const int2*)p.taps)[piece] : make_int2(0, 0x7fff7fff); };
+  int2 tap = tap_of();
+  auto load = [&](u32 stage) {
+    const u32 to = stage * STAGE;
     if (GATHER) {
       // Each word of k: two taps' words, and which of their eight bytes to take.
       if (piece < p.pieces) {
@@ -162,30 +183,27 @@ DEV void conv_tile(const Conv& p, u32 bx, u32 by, u32 bz) {
           for (int k = 0; k < 4; k++) {
             int4 two = ((const int4*)p.taps)[(piece * 4 + k) * 2];
             u32 select = ((const u32*)p.taps)[(piece * 4 + k) * 8 + 4];
-            u32 l = inside(i, two.y) ? *(const u32*)(x + (i64)(base[i] + two.x)) : 0;
-            u32 h = inside(i, two.w) ? *(const u32*)(x + (i64)(base[i] + two.z)) : 0;
+            u32 l = inside(i, two.y) ? *(const u32*)(from[i] + (i64)two.x) : 0;
+            u32 h = inside(i, two.w) ? *(const u32*)(from[i] + (i64)two.z) : 0;
             word[k] = __byte_perm(l, h, select);
           }
-          store_shared4(b + swizzle(pixel0 + 256 / PIECES * i, piece0), word);
+          store_shared4(b_to + to + APART * ROW * i, word);
         }
       }
     } else {
-#pragma unroll
-      for (int i = 0; i < ROWS; i++) {
-        bool in = inside(i, tap.y);
-        if (pixel0 + 256 / PIECES * i < pixels)
-          cp16(b + swizzle(pixel0 + 256 / PIECES * i, piece0), in ? x + (i64)(base[i] + tap.x) : p.x, in ? 16 : 0);
-      }
-      tap = tap_of(step + 1);
+      const i64 offset = tap.x;
+      repeat<ROWS>([&](auto i_) {
+        constexpr int i = decltype(i_)::value;
+        // Of no bytes nothing is read, wherever they would be.
+        if (i < mine) cp16<APART * ROW * i>(b_to + to, from[i] + offset, inside(i, tap.y) ? 16 : 0);
+      });
     }
-    // The halves of a step lie side by side for each 16 channels.
-#pragma unroll
-    for (int u = 0; u < (A_UNITS + 255) / 256; u++) {
-      u32 unit = tid + 256 * u, block = unit / (HALVES * 32), half = step * HALVES + unit / 32 % HALVES;
-      if (A_UNITS % 256 == 0 || unit < A_UNITS) {
-        if (block < fm && half < halves) cp16(a + unit * 16, weights + ((u64)block * halves + half) * 512 + (unit & 31) * 16, 16);
-      }
-    }
+    repeat<(A_UNITS + 255) / 256>([&](auto u_) {
+      constexpr int u = decltype(u_)::value;
+      if (u < a_mine && half_at < halves) cp16<u * 4096>(a_to + to, a_from + u * a_far, 16);
+    });
+    piece += PIECES, half_at += HALVES, a_from += HALVES * 512;
+    tap = tap_of();
   };
 
   int acc[MF][NF][4];
@@ -196,44 +214,32 @@ DEV void conv_tile(const Conv& p, u32 bx, u32 by, u32 bz) {
 #pragma unroll
       for (int k = 0; k < 4; k++) acc[i][j][k] = 0;
 
+  // This lane's row and piece for ldmatrix, and its bytes of the weights, from a stage's start on.
   const u32 b_row = (lane >> 4) * 8 + (lane & 7), b_piece = lane >> 3 & 1;
-  auto load_b = [&](u32 (*b)[2], u32 from, u32 half, int jj) {
-    ldmatrix4(b[jj * 2], from + swizzle((jj * WN + wn) * 16 + b_row, half * 2 + b_piece));
+  const u32 b_lane = swizzle(wn * 16 + b_row, b_piece), a_lane = wm * HALVES * 512 + lane * 16;
+  constexpr int A_STEP = WM * HALVES * 512, B_STEP = WN * 16 * ROW;
+  // One step from shared memory: of a whole tile and whole pieces, and with everything checked. Pieces of another half
+  // lie elsewhere by an exclusive or, as places changed by one.
+  auto whole = [&](u32 at) {
+    repeat<HALVES / WK>([&](auto h) {
+      const u32 half = wk * (HALVES / WK) + decltype(h)::value;
+      multiply<XS, false, NF, A_STEP, B_STEP>(acc, at + a_lane + half * 512, at + A_BYTES + (b_lane ^ half * 32), MF);
+    });
   };
-  // One step from shared memory: of a whole tile and whole pieces, and with everything checked.
-  auto whole = [&](u32 a0) {
-#pragma unroll
-    for (int h = 0; h < HALVES / WK; h++) {
-      u32 half = wk * (HALVES / WK) + h, b[NF][2];
-#pragma unroll
-      for (int jj = 0; jj < NF / 2; jj++) load_b(b, a0 + A_BYTES, half, jj);
-#pragma unroll
-      for (int i = 0; i < MF; i++) {
-        u32 a[4];
-        load_shared4(a, a0 + ((i * WM + wm) * HALVES + half) * 512 + lane * 16);
-#pragma unroll
-        for (int j = 0; j < NF; j++) mma<XS, false>(acc[i][j], a, b[j]);
-      }
-    }
-  };
-  auto edge = [&](u32 a0, u32 step) {
+  auto edge = [&](u32 at, u32 step) {
 #pragma unroll 1
     for (int h = 0; h < HALVES / WK; h++) {
-      u32 half = wk * (HALVES / WK) + h, b[NF][2];
-      u32 piece = (step * HALVES + half) * 2;
-      if (piece >= p.pieces) break;
-#pragma unroll
-      for (int jj = 0; jj < NF / 2; jj++)
-        if (jj * 2 < nf) load_b(b, a0 + A_BYTES, half, jj);
-      u32 a = a0 + (wm * HALVES + half) * 512 + lane * 16;
-      if (piece + 1 == p.pieces) multiply_some<XS, true, WM * HALVES * 512>(acc, a, b, mf, nf);
-      else multiply_some<XS, false, WM * HALVES * 512>(acc, a, b, mf, nf);
+      u32 half = wk * (HALVES / WK) + h, first_piece = (step * HALVES + half) * 2;
+      if (first_piece >= p.pieces) break;
+      u32 a_at = at + a_lane + half * 512, b_at = at + A_BYTES + (b_lane ^ half * 32);
+      if (first_piece + 1 == p.pieces) multiply_some<XS, true, A_STEP, B_STEP>(acc, a_at, b_at, mf, nf);
+      else multiply_some<XS, false, A_STEP, B_STEP>(acc, a_at, b_at, mf, nf);
     }
   };
 
 #pragma unroll 1
   for (u32 s = 0; s < STAGES - 1; s++) {
-    if (first + s < last) load(first + s, s);
+    if (first + s < last) load(s);
     cp_commit();
   }
   u32 read = 0, write = STAGES - 1, step = first;
@@ -242,12 +248,12 @@ DEV void conv_tile(const Conv& p, u32 bx, u32 by, u32 bz) {
     // ORDER: makes every thread's landed copies of this stage visible to all, and says that all have left the
     // stage which the next load overwrites.
     __syncthreads();
-    if (step + STAGES - 1 < last) load(step + STAGES - 1, write);
+    if (step + STAGES - 1 < last) load(write);
     cp_commit();
-    u32 a0 = s0 + read * STAGE;
+    u32 at = s0 + read * STAGE;
     read = read + 1 == STAGES ? 0 : read + 1;
     write = write + 1 == STAGES ? 0 : write + 1;
-    return a0;
+    return at;
   };
   if (!GATHER && fm == BM / 16 && fn == BN / 8)
     for (u32 end = last < p.pieces / PIECES ? last : p.pieces / PIECES; step < end; step++) whole(next());
@@ -257,53 +263,75 @@ DEV void conv_tile(const Conv& p, u32 bx, u32 by, u32 bz) {
   // A pixel's line is 4 words longer than the tile: 8 channels of 4 pairs of pixels lie in 32 different banks.
   // Wide tiles go in two passes.
   constexpr int LINE = BM + 4, PASSES = BN > 128 ? BN / 128 : 1, SPAN = BN / PASSES;
+  static_assert(PASSES <= 2, "passes");
   int* results = (int*)shared;
-  int* mine = results + (wk * SPAN + wn * 16 + (lane & 3) * 2) * LINE + wm * 16 + (lane >> 2);
-  cp_wait<0>();
-#pragma unroll
-  for (int pass = 0; pass < PASSES; pass++) {
-    // ORDER: all have read the last stage, or the last pass's results, before these overwrite them.
-    __syncthreads();
+  // A thread keeps its four channels.
+  u32 thread;
+  // Read once more: what follows from it is not computed ahead of the loops and kept in registers.
+  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
+  const u32 fours = rows >> 2, lines = 256 / fours, c = thread % fours * 4;
+  const bool stores = thread < lines * fours && c0 + c < p.channels;
+  int* line = results + (wk * SPAN + wn * 16 + (thread & 3) * 2) * LINE + wm * 16 + (thread >> 2 & 7);
+  auto put = [&](auto pass_) {
+    constexpr int pass = decltype(pass_)::value;
 #pragma unroll
     for (int i = 0; i < MF; i++)
 #pragma unroll
       for (int j = NF / PASSES * pass; j < NF / PASSES * (pass + 1); j++)
 #pragma unroll
         for (int k = 0; k < 4; k++)
-          mine[(j / 2 * WN * 16 + j % 2 * 8 + (k & 1) - pass * SPAN) * LINE + i * WM * 16 + (k >> 1) * 8] = acc[i][j][k];
+          line[(j / 2 * WN * 16 + j % 2 * 8 + (k & 1) - pass * SPAN) * LINE + i * WM * 16 + (k >> 1) * 8] = acc[i][j][k];
+  };
+  auto store = [&](u32 pass) {
+    if (!stores) return;
+    const u32 before = pass * SPAN, left = pixels > before ? pixels - before : 0, here = left < SPAN ? left : SPAN;
+    auto sum_of = [&](u32 local) {
+      int4 sum = *(const int4*)(results + local * LINE + c);
+#pragma unroll
+      for (int k = 1; k < WK; k++) {
+        int4 more = *(const int4*)(results + (k * SPAN + local) * LINE + c);
+        sum.x += more.x; sum.y += more.y; sum.z += more.z; sum.w += more.w;
+      }
+      return sum;
+    };
+    u32 local = thread / fours;
+    const u32 m = m0 + before;
+    if (p.plain) {
+      const u32 scale_at = group * p.padded + c0 + c;
+      const Way way = way_of(p.epilogue, (const int*)p.bias + scale_at, scale_at, group * p.channels + c0 + c);
+      // Two pixels at a time: what they need is under way together.
+      for (; local + lines < here; local += 2 * lines) {
+        const int4 sums[2] = {sum_of(local), sum_of(local + lines)};
+        const u32 at[2] = {m + local, m + local + lines};
+        way_out<2>(p.epilogue, way, sums, at);
+      }
+      if (local < here) {
+        const int4 sums[1] = {sum_of(local)};
+        const u32 at[1] = {m + local};
+        way_out<1>(p.epilogue, way, sums, at);
+      }
+    } else if (p.partial) {
+      for (; local < here; local += lines)
+        *(int4*)((int*)p.partial + ((u64)(split * p.groups + group) * p.pixels + m + local) * p.padded + c0 + c) = sum_of(local);
+    } else {
+      const float4 scale = scales_of(p.epilogue, group * p.padded + c0 + c);
+#pragma unroll 1
+      for (; local < here; local += lines) conv_results(p, scale, group, m + local, c0 + c, sum_of(local));
+    }
+  };
+  cp_wait<0>();
+  // ORDER: all have read the last stage before results overwrite it.
+  __syncthreads();
+  put(Int<0>{});
+#pragma unroll 1
+  for (u32 pass = 0;; pass++) {
     // ORDER: results of all are visible to all.
     __syncthreads();
-
-    // A thread keeps its four channels and takes U pixels at a time: what they need is under way together.
-    constexpr int U = 2;
-    const u32 fours = rows >> 2, here = pixels < (pass + 1) * SPAN ? pixels : (pass + 1) * SPAN;
-    const u32 lines = 256 / fours, c = tid % fours * 4, step_pixels = lines * U;
-    if (tid < lines * fours && c0 + c < p.channels) {
-      const float4 scale = p.partial ? make_float4(0.0f, 0.0f, 0.0f, 0.0f) : scales_of(p.epilogue, group * p.padded + c0 + c);
-#pragma unroll 1
-      for (u32 local = pass * SPAN + tid / fours; local < here; local += step_pixels) {
-        u32 m[U], have = 0;
-        int4 sum[U];
-#pragma unroll
-        for (int u = 0; u < U; u++) {
-          u32 at = local + u * lines;
-          if (at < here) have = u + 1;
-          else at = local;
-          m[u] = m0 + at;
-          sum[u] = *(const int4*)(results + (at - pass * SPAN) * LINE + c);
-#pragma unroll
-          for (int k = 1; k < WK; k++) {
-            int4 more = *(const int4*)(results + (k * SPAN + at - pass * SPAN) * LINE + c);
-            sum[u].x += more.x; sum[u].y += more.y; sum[u].z += more.z; sum[u].w += more.w;
-          }
-        }
-        if (p.partial) {
-#pragma unroll
-          for (int u = 0; u < U; u++)
-            if (u < have) *(int4*)((int*)p.partial + ((u64)(split * p.groups + group) * p.pixels + m[u]) * p.padded + c0 + c) = sum[u];
-        } else conv_results<U>(p, scale, group, m, have, c0 + c, sum);
-      }
-    }
+    store(pass);
+    if (pass + 1 == PASSES) break;
+    // ORDER: all have read these results before the next ones overwrite them.
+    __syncthreads();
+    if constexpr (PASSES > 1) put(Int<1>{});
   }
 }
 
@@ -328,12 +356,11 @@ BLOCK_KERNEL(finish, Conv) {
   if (at >= total) return;
   u32 c = (u32)(at % fours) * 4, rest = (u32)(at / fours), group = rest / p.pixels, m = rest - group * p.pixels;
   if (c >= p.channels) return;
-  int4 sum[1] = {make_int4(0, 0, 0, 0)};
+  int4 sum = make_int4(0, 0, 0, 0);
 #pragma unroll 4
   for (u32 s = 0; s < p.splits; s++) {
     int4 more = *(const int4*)((const int*)p.partial + (s * total + at) * 4);
-    sum[0].x += more.x; sum[0].y += more.y; sum[0].z += more.z; sum[0].w += more.w;
+    sum.x += more.x; sum.y += more.y; sum.z += more.z; sum.w += more.w;
   }
-  const u32 pixel[1] = {m};
-  conv_results<1>(p, scales_of(p.epilogue, group * p.padded + c), group, pixel, 1, c, sum);
+  conv_results(p, scales_of(p.epilogue, group * p.padded + c), group, m, c, sum);
 }

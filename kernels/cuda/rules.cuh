@@ -8,20 +8,33 @@ DEV int round_to(f32 x, int zero, int lo, int hi) {
   return __float2int_rn(fminf(fmaxf(x, (f32)(lo - zero)), (f32)(hi - zero))) + zero;
 }
 
+// What a rounding clamps between, as floats, and adds.
+struct Ends { f32 lo, hi; u32 zero; };
+DEV Ends ends_of(int lo, int hi, int zero) { return {(f32)(lo - zero), (f32)(hi - zero), (u32)zero}; }
+// The same as `round_to`, its value in the lowest byte alone: a float of 1.5 * 2^23 and some ends in its whole part,
+// rounded to even, and no conversion is issued.
+DEV u32 round_byte(f32 x, const Ends& e) {
+  return __float_as_uint(fminf(fmaxf(x, e.lo), e.hi) + 12582912.0f) + e.zero;
+}
+// Four lowest bytes side by side.
+DEV u32 word_of(const u32 (&v)[4]) {
+  return __byte_perm(__byte_perm(v[0], v[1], 0x0040), __byte_perm(v[2], v[3], 0x0040), 0x5410);
+}
+
 DEV f32 combine_float(u32 kind, f32 a, f32 b) {
   return kind == 2 ? a + b : kind == 3 ? a - b : a * b;
 }
 
 // Two 8-bit values. pointwise::combine
-DEV int add_rule(const Rule& r, int a, int b) {
-  return round_to(__fmaf_rn((f32)a, r.f0, __fmaf_rn((f32)b, r.f1, r.f2)), 0, r.lo, r.hi);
-}
+DEV f32 add_rule(const Rule& r, f32 a, f32 b) { return __fmaf_rn(a, r.f0, __fmaf_rn(b, r.f1, r.f2)); }
 DEV int other_rule(const Rule& r, int a, int b) {
   if (r.kind == 1) return round_to((f32)((a - r.za) * (b - r.zb)) * r.f0 + r.f1, 0, r.lo, r.hi);
   f32 v = combine_float(r.kind, (f32)(a - r.za) * r.f0, (f32)(b - r.zb) * r.f1);
   return round_to(v / r.f2, r.zy, r.lo, r.hi);
 }
-DEV int combine(const Rule& r, int a, int b) { return r.kind == 0 ? add_rule(r, a, b) : other_rule(r, a, b); }
+DEV int combine(const Rule& r, int a, int b) {
+  return r.kind == 0 ? round_to(add_rule(r, (f32)a, (f32)b), 0, r.lo, r.hi) : other_rule(r, a, b);
+}
 
 // Byte k of a word, as a value.
 DEV int byte_of(u32 word, u32 k, u32 is_signed) {
@@ -29,15 +42,22 @@ DEV int byte_of(u32 word, u32 k, u32 is_signed) {
   return is_signed ? (int)(s8)byte : (int)(u8)byte;
 }
 
+// Bytes of words as floats: as the last byte of 2^23, less that. Signed ones are flipped to unsigned and lie 128 higher.
+struct Bytes { u32 flip; f32 base; };
+DEV Bytes bytes_of(u32 is_signed) { return is_signed ? Bytes{0x80808080, 8388736.0f} : Bytes{0, 8388608.0f}; }
+DEV f32 float_of(u32 flipped, u32 k, f32 base) {
+  return __uint_as_float(__byte_perm(flipped, 0x4b000000, 0x7540 | k)) - base;
+}
+
 struct Pixel { u32 image, row, column; };
 
-// The rules behind a requantisation, on 8-bit values of `count` neighbouring channels from c on, a word for each of U
+// The rules behind a requantisation from the first to be applied on, on 8-bit values of `count` neighbouring channels from c on, a word for each of U
 // pixels.
 template <int U>
-DEV void apply_posts(const Epilogue& e, u32 (&values)[U], u32 count, u32 c, const Pixel (&at)[U]) {
-  u32 is_signed = e.lo < 0;
+DEV void apply_posts(const Epilogue& e, u32 first, u32 (&values)[U], u32 count, u32 c, const Pixel (&at)[U]) {
+  u32 is_signed = first ? ((const Post*)e.post)[first - 1].rule.lo < 0 : e.lo < 0;
 #pragma unroll 1
-  for (u32 k = 0; k < e.posts; k++) {
+  for (u32 k = first; k < e.posts; k++) {
     const Post& p = ((const Post*)e.post)[k];
     const u64 other = k == 0 ? e.other[0] : k == 1 ? e.other[1] : e.other[2];
     if (p.kind == 1) {
@@ -70,20 +90,25 @@ DEV void apply_posts(const Epilogue& e, u32 (&values)[U], u32 count, u32 c, cons
     }
     const Rule& r = p.rule;
     const u32 a_signed = p.value_is_a ? is_signed : p.signed_in, b_signed = p.value_is_a ? p.signed_in : is_signed;
+    // The usual rule, side by side.
+    const Bytes as = bytes_of(a_signed), bs = bytes_of(b_signed);
+    const Ends ends = ends_of(r.lo, r.hi, 0);
 #pragma unroll
     for (int u = 0; u < U; u++) {
-      u32 a = p.value_is_a ? values[u] : operands[u], b = p.value_is_a ? operands[u] : values[u], next = 0;
+      u32 a = p.value_is_a ? values[u] : operands[u], b = p.value_is_a ? operands[u] : values[u];
       if (r.kind == 0) {
-        // The usual one, side by side.
+        a ^= as.flip, b ^= bs.flip;
+        u32 next[4];
 #pragma unroll
-        for (u32 i = 0; i < 4; i++)
-          next |= (u32)(add_rule(r, byte_of(a, i, a_signed), byte_of(b, i, b_signed)) & 255) << (8 * i);
+        for (u32 i = 0; i < 4; i++) next[i] = round_byte(add_rule(r, float_of(a, i, as.base), float_of(b, i, bs.base)), ends);
+        values[u] = word_of(next);
       } else {
+        u32 next = 0;
 #pragma unroll 1
         for (u32 i = 0; i < 4; i++)
           next |= (u32)(other_rule(r, byte_of(a, i, a_signed), byte_of(b, i, b_signed)) & 255) << (8 * i);
+        values[u] = next;
       }
-      values[u] = next;
     }
     is_signed = r.lo < 0;
   }
@@ -102,7 +127,7 @@ DEV void store_at(const Epilogue& e, u64 at, int v, u32 scale_at, u32 c, const P
   }
   u32 value[1] = {(u32)round_to(scaled, e.zero, e.lo, e.hi) & 255};
   const Pixel where[1] = {pixel};
-  if (e.posts) apply_posts<1>(e, value, 1, c, where);
+  if (e.posts) apply_posts<1>(e, 0, value, 1, c, where);
   ((u8*)e.out)[at] = (u8)value[0];
 }
 DEV void store_result(const Epilogue& e, int v, u32 c, const Pixel& at) {
@@ -134,14 +159,16 @@ DEV void store_pixels(const Epilogue& e, const float4& scale, const int (&v)[U][
         }
     return;
   }
+  const Ends ends = ends_of(e.lo, e.hi, e.zero);
   u32 values[U];
 #pragma unroll
   for (int u = 0; u < U; u++) {
-    values[u] = 0;
+    u32 bytes[4];
 #pragma unroll
-    for (u32 i = 0; i < 4; i++) values[u] |= (u32)(round_to((f32)v[u][i] * scales[i], e.zero, e.lo, e.hi) & 255) << (8 * i);
+    for (u32 i = 0; i < 4; i++) bytes[i] = round_byte((f32)v[u][i] * scales[i], ends);
+    values[u] = word_of(bytes);
   }
-  if (e.posts) apply_posts<U>(e, values, count, c, at);
+  if (e.posts) apply_posts<U>(e, 0, values, count, c, at);
   if (count == 4 && step == 1 && ((e.out + c | e.strides[0] | e.strides[2] | e.strides[3]) & 3) == 0) {
 #pragma unroll
     for (int u = 0; u < U; u++)
@@ -152,6 +179,79 @@ DEV void store_pixels(const Epilogue& e, const float4& scale, const int (&v)[U][
   for (int u = 0; u < U; u++)
 #pragma unroll 1
     for (u32 i = 0; u < have && i < count; i++) ((u8*)e.out)[to[u] + i * step] = (u8)(values[u] >> (8 * i));
+}
+
+// The way out that most convolutions take (`Conv::plain`): four channels side by side, pixel behind pixel, one bias for
+// all pixels. What stays the same for a thread's pixels:
+struct Way {
+  float4 scale;
+  int4 bias;
+  Ends ends;
+  u32 c, add;  // the first post adds another tensor, as residual connections do
+  u64 out;
+  // Of that sum.
+  u64 other;
+  f32 value_base;
+  Bytes bytes;
+  Ends sum_ends;
+  f32 f0, f1, f2;
+  u32 value_is_a, stride;
+};
+DEV Way way_of(const Epilogue& e, const int* bias, u32 scale_at, u32 c) {
+  Way w = {};  // what stays undefined would hold registers from the kernel's start on
+  w.scale = scales_of(e, scale_at);
+  w.bias = *(const int4*)bias;
+  w.ends = ends_of(e.lo, e.hi, e.zero);
+  w.c = c;
+  w.out = e.out + c;
+  const Post& first = *(const Post*)e.post;
+  w.add = e.posts && first.kind == 2;
+  if (w.add) {
+    w.other = e.other[0] + c;
+    w.value_base = 12582912.0f - (f32)e.zero;
+    w.bytes = bytes_of(first.signed_in);
+    w.sum_ends = ends_of(first.rule.lo, first.rule.hi, 0);
+    w.f0 = first.rule.f0, w.f1 = first.rule.f1, w.f2 = first.rule.f2;
+    w.value_is_a = first.value_is_a;
+    w.stride = first.strides[3];
+  }
+  return w;
+}
+template <int U> DEV void way_out(const Epilogue& e, const Way& w, const int4 (&sums)[U], const u32 (&m)[U]) {
+  const f32 scales[4] = {w.scale.x, w.scale.y, w.scale.z, w.scale.w};
+  u32 other[U], values[U];
+  if (w.add)
+#pragma unroll
+    for (int u = 0; u < U; u++) other[u] = *(const u32*)(w.other + (u64)m[u] * w.stride);
+#pragma unroll
+  for (int u = 0; u < U; u++) {
+    const int v[4] = {sums[u].x + w.bias.x, sums[u].y + w.bias.y, sums[u].z + w.bias.z, sums[u].w + w.bias.w};
+    f32 x[4];
+    u32 bytes[4];
+#pragma unroll
+    for (int i = 0; i < 4; i++) x[i] = fminf(fmaxf((f32)v[i] * scales[i], w.ends.lo), w.ends.hi) + 12582912.0f;
+    if (w.add) {
+      other[u] ^= w.bytes.flip;
+#pragma unroll
+      for (int i = 0; i < 4; i++) {
+        const f32 value = x[i] - w.value_base, more = float_of(other[u], i, w.bytes.base);
+        const f32 a = w.value_is_a ? value : more, b = w.value_is_a ? more : value;
+        bytes[i] = round_byte(__fmaf_rn(a, w.f0, __fmaf_rn(b, w.f1, w.f2)), w.sum_ends);
+      }
+    } else {
+#pragma unroll
+      for (int i = 0; i < 4; i++) bytes[i] = __float_as_uint(x[i]) + w.ends.zero;
+    }
+    values[u] = word_of(bytes);
+  }
+  if (e.posts > w.add) {
+    Pixel at[U];
+#pragma unroll
+    for (int u = 0; u < U; u++) at[u] = {0, 0, m[u]};
+    apply_posts<U>(e, w.add, values, 4, w.c, at);
+  }
+#pragma unroll
+  for (int u = 0; u < U; u++) *(u32*)(w.out + (u64)m[u] * e.strides[3]) = values[u];
 }
 
 // e^x, 1/(1+e^-x), tanh: math.rs, operation by operation.

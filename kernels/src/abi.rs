@@ -164,9 +164,10 @@ blocks! {
         divide_ow: [u32; 2],
         /// Multiplier and shift that divide by `oh`.
         divide_oh: [u32; 2],
-        /// Output and operands lie pixel behind pixel: a pixel's number times the column's stride is its place. Only with
-        /// one border class.
-        flat: u32,
+        /// Not 0: 8-bit results by the short way. There is one border class, no split, no zero point of the weights, and a
+        /// multiple of four channels; output and operands lie in aligned words of four channels, pixel behind pixel, so
+        /// that a pixel's number times the column's stride is its place; a first operand is added.
+        plain: u32,
         /// Result.
         epilogue: Epilogue,
     }

@@ -5,7 +5,9 @@ use super::pack::{Borders, Signed, borders};
 use super::tile::{Work, divisor};
 use super::{Lowering, narrow};
 use pilotlight_kernels::{GATHER, TILES, abi};
-use pilotlight_plan::{Conv, DType, Epilogue, Gemm, Linear, MatMul, Post, Tensor, TensorId, Window};
+use pilotlight_plan::{
+    BinaryRule, Conv, DType, Epilogue, Gemm, Linear, MatMul, Post, Tensor, TensorId, Window,
+};
 use zerocopy::IntoBytes;
 
 /// A convolution, or a matrix product as one: rows are the pixels of an image.
@@ -82,14 +84,7 @@ impl Lowering<'_> {
         l: &Linear,
         strides: impl Fn(&Tensor) -> Result<[u32; 4], String>,
     ) -> Result<(), String> {
-        let mut flat = shape.is_flat(shape.y_strides);
-        if let Epilogue::Requant(r) = &l.epilogue {
-            for post in &r.post {
-                if let Post::Binary { other, .. } = post {
-                    flat &= shape.is_flat(strides(self.tensor(*other))?);
-                }
-            }
-        }
+        let plain = self.plain(output, shape, l, &strides)?;
         let epilogue = self.epilogue(&l.epilogue, output, shape.y_strides, strides)?;
         let x = self.address(input);
         let signed = self.tensor(input).dtype == DType::I8;
@@ -117,15 +112,38 @@ impl Lowering<'_> {
             }
             // Whole words are read, the bytes behind the channels with them.
             if shape.groups == 1 && l.group_inputs <= 4 && aligned(4) && x.is_multiple_of(4) {
-                return self.implicit(x, signed, shape, l, epilogue, flat, &rows, &columns);
+                return self.implicit(x, signed, shape, l, epilogue, plain, &rows, &columns);
             }
             // A channel dimension of one element may have any stride.
             let whole = shape.groups == 1 || l.group_inputs.is_multiple_of(16);
             if whole && aligned(16) {
-                return self.implicit(x, signed, shape, l, epilogue, flat, &rows, &columns);
+                return self.implicit(x, signed, shape, l, epilogue, plain, &rows, &columns);
             }
         }
         self.direct(x, signed, shape, l, epilogue)
+    }
+
+    /// Whether results are 8-bit and go, with what is added to them, by words of four channels, pixel behind pixel.
+    fn plain(
+        &mut self,
+        output: TensorId,
+        shape: &Shape,
+        l: &Linear,
+        strides: impl Fn(&Tensor) -> Result<[u32; 4], String>,
+    ) -> Result<bool, String> {
+        let Epilogue::Requant(r) = &l.epilogue else { return Ok(false) };
+        let words = |at: u64, strides: [u32; 4]| {
+            let aligned = at.is_multiple_of(4) && strides[3].is_multiple_of(4);
+            aligned && strides[1] == 1 && shape.is_flat(strides)
+        };
+        let mut plain = (l.outputs / shape.groups).is_multiple_of(4) && words(self.address(output), shape.y_strides);
+        for (n, post) in r.post.iter().enumerate() {
+            if let Post::Binary { other, rule, .. } = post {
+                plain &= words(self.address(*other), strides(self.tensor(*other))?);
+                plain &= n > 0 || matches!(rule, BinaryRule::QLinearAdd { .. });
+            }
+        }
+        Ok(plain)
     }
 
     fn signed(&self, l: &Linear, taps: usize) -> Signed {
@@ -141,11 +159,15 @@ impl Lowering<'_> {
         shape: &Shape,
         l: &Linear,
         epilogue: abi::Epilogue,
-        flat: bool,
+        plain: bool,
         rows: &Borders,
         columns: &Borders,
     ) -> Result<(), String> {
         let Shape { window, groups, .. } = shape;
+        // Zeros stand for what is outside: where that is the zero point, borders have the middle's bias.
+        let [_, oh, ow] = shape.output;
+        let none = (Borders::none(window, 0, oh), Borders::none(window, 1, ow));
+        let (rows, columns) = if l.input_zero == 0 { (&none.0, &none.1) } else { (rows, columns) };
         let taps = (window.kernel[0] * window.kernel[1]) as usize;
         let weights = self.signed(l, taps);
         let channels = l.outputs / groups;
@@ -213,7 +235,7 @@ impl Lowering<'_> {
             split_steps: tiling.split_steps,
             divide_ow: divisor(shape.output[2]),
             divide_oh: divisor(shape.output[1]),
-            flat: (one_class && flat).into(),
+            plain: (plain && one_class && !has_zero && tiling.splits == 1).into(),
             epilogue: self.spread_scale(epilogue, l, channels, padded),
         };
         let grid = [pixels.div_ceil(tiling.pixels), padded.div_ceil(tiling.channels), groups * tiling.splits];

@@ -10,6 +10,13 @@ pub(super) struct Borders {
     pub(super) of: Vec<u8>,
 }
 
+impl Borders {
+    /// One set for all outputs, with every tap.
+    pub(super) fn none(window: &Window, d: usize, outputs: u32) -> Self {
+        Borders { sets: vec![vec![true; window.kernel[d] as usize]], of: vec![0; outputs as usize] }
+    }
+}
+
 /// Border sets along dimension `d` (0: rows) of a window over `extent` inputs and `outputs` outputs; `None` if
 /// there are more than a byte counts.
 pub(super) fn borders(window: &Window, d: usize, extent: u32, outputs: u32) -> Option<Borders> {
