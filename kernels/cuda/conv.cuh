@@ -30,6 +30,11 @@ template <int AT> DEV void load_shared4(u32* r, u32 a) {
 DEV void store_shared4(u32 a, const u32* r) {
   asm volatile("st.shared.v4.u32 [%0], {%1,%2,%3,%4};" ::"r"(a), "r"(r[0]), "r"(r[1]), "r"(r[2]), "r"(r[3]) : "memory");
 }
+// The same value, which the compiler then keeps instead of working it out again in every turn of a loop.
+DEV u32 kept(u32 v) {
+  asm volatile("" : "+r"(v));
+  return v;
+}
 // 32 of k, and 16: the first halves of the same registers.
 #define MMA(xs)                                                                                               \
   asm volatile("mma.sync.aligned.m16n8k32.row.col.s32.s8." xs ".s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};" \
@@ -136,7 +141,7 @@ DEV void conv_tile(const Conv& p, u32 bx, u32 by, u32 bz) {
   // This thread gathers piece `tid % PIECES` of pixels tid / PIECES + APART i: where their windows begin.
   constexpr int APART = 256 / PIECES;
   const u32 piece0 = tid % PIECES, pixel0 = tid / PIECES;
-  const u32 mine = pixels > pixel0 ? (pixels - pixel0 + APART - 1) / APART : 0;  // of those pixels
+  const u32 mine = kept(pixels > pixel0 ? (pixels - pixel0 + APART - 1) / APART : 0);  // of those pixels
   // Row and column are 16 bits each and 0x8000 too high: their highest bits say that they are not negative, and taps
   // are added at once.
   const u32 extent = p.h << 16 | p.width;
@@ -159,20 +164,19 @@ DEV void conv_tile(const Conv& p, u32 bx, u32 by, u32 bz) {
   // A row's pieces change places so that 8 rows of one piece lie in 8 different groups of four banks. Rows that are a
   // multiple of 8 apart change alike.
   auto swizzle = [](u32 row, u32 piece) { return row * ROW + ((piece ^ (PIECES == 8 ? row & 7 : row >> 1 & 3)) << 4); };
-  const u32 b_to = s0 + A_BYTES + swizzle(pixel0, piece0), a_to = s0 + tid * 16;
+  const u32 b_to = kept(s0 + A_BYTES + swizzle(pixel0, piece0)), a_to = kept(s0 + tid * 16);
   // Weights: the halves of a step lie side by side for each 16 channels. This thread copies one of them in every
   // A_APART blocks of 16 channels.
   constexpr int A_APART = 256 / (HALVES * 32);
   const u32 a_half = tid / 32 % HALVES, a_block = tid / (HALVES * 32);
-  const u32 a_mine = fm > a_block ? (fm - a_block + A_APART - 1) / A_APART : 0;
+  const u32 a_mine = kept(fm > a_block ? (fm - a_block + A_APART - 1) / A_APART : 0);
   const u64 a_far = (u64)(A_APART * halves * 512);
   u64 a_from = weights + ((u64)a_block * halves + first * HALVES + a_half) * 512 + (tid & 31) * 16;
   // Of the step that is loaded next: this thread's piece and half, and the piece's tap.
   u32 piece = first * PIECES + piece0, half_at = first * HALVES + a_half;
   auto tap_of = [&]() { return !GATHER && piece < p.pieces ? ((const int2*)p.taps)[piece] : make_int2(0, 0x7fff7fff); };
   int2 tap = tap_of();
-  auto load = [&](u32 stage) {
-    const u32 to = stage * STAGE;
+  auto load = [&](u32 to) {
     if (GATHER) {
       // Each word of k: two taps' words, and which of their eight bytes to take.
       if (piece < p.pieces) {
@@ -216,7 +220,7 @@ DEV void conv_tile(const Conv& p, u32 bx, u32 by, u32 bz) {
 
   // This lane's row and piece for ldmatrix, and its bytes of the weights, from a stage's start on.
   const u32 b_row = (lane >> 4) * 8 + (lane & 7), b_piece = lane >> 3 & 1;
-  const u32 b_lane = swizzle(wn * 16 + b_row, b_piece), a_lane = wm * HALVES * 512 + lane * 16;
+  const u32 b_lane = kept(swizzle(wn * 16 + b_row, b_piece)), a_lane = kept(wm * HALVES * 512 + lane * 16);
   constexpr int A_STEP = WM * HALVES * 512, B_STEP = WN * 16 * ROW;
   // One step from shared memory: of a whole tile and whole pieces, and with everything checked. Pieces of another half
   // lie elsewhere by an exclusive or, as places changed by one.
@@ -239,10 +243,10 @@ DEV void conv_tile(const Conv& p, u32 bx, u32 by, u32 bz) {
 
 #pragma unroll 1
   for (u32 s = 0; s < STAGES - 1; s++) {
-    if (first + s < last) load(s);
+    if (first + s < last) load(s * STAGE);
     cp_commit();
   }
-  u32 read = 0, write = STAGES - 1, step = first;
+  u32 read = 0, write = (STAGES - 1) * STAGE, step = first;  // stages by where they begin
   auto next = [&]() {
     cp_wait<STAGES - 2>();
     // ORDER: makes every thread's landed copies of this stage visible to all, and says that all have left the
@@ -250,9 +254,9 @@ DEV void conv_tile(const Conv& p, u32 bx, u32 by, u32 bz) {
     __syncthreads();
     if (step + STAGES - 1 < last) load(write);
     cp_commit();
-    u32 at = s0 + read * STAGE;
-    read = read + 1 == STAGES ? 0 : read + 1;
-    write = write + 1 == STAGES ? 0 : write + 1;
+    u32 at = s0 + read;
+    read = read + STAGE == STAGES * STAGE ? 0 : read + STAGE;
+    write = write + STAGE == STAGES * STAGE ? 0 : write + STAGE;
     return at;
   };
   if (!GATHER && fm == BM / 16 && fn == BN / 8)
@@ -285,38 +289,37 @@ DEV void conv_tile(const Conv& p, u32 bx, u32 by, u32 bz) {
   auto store = [&](u32 pass) {
     if (!stores) return;
     const u32 before = pass * SPAN, left = pixels > before ? pixels - before : 0, here = left < SPAN ? left : SPAN;
-    auto sum_of = [&](u32 local) {
-      int4 sum = *(const int4*)(results + local * LINE + c);
-#pragma unroll
-      for (int k = 1; k < WK; k++) {
-        int4 more = *(const int4*)(results + (k * SPAN + local) * LINE + c);
-        sum.x += more.x; sum.y += more.y; sum.z += more.z; sum.w += more.w;
-      }
+    // The first of this thread's pixels, where its sums lie, and how far the next ones are.
+    u32 local = thread / fours, from = s0 + (local * LINE + c) * 4;
+    const u32 apart = lines * LINE * 4, m = m0 + before;
+    auto sum_at = [&](u32 from) {
+      int4 sum = make_int4(0, 0, 0, 0);
+      repeat<WK>([&](auto k) {
+        u32 more[4];
+        load_shared4<decltype(k)::value * SPAN * LINE * 4>(more, from);
+        sum.x += more[0]; sum.y += more[1]; sum.z += more[2]; sum.w += more[3];
+      });
       return sum;
     };
-    u32 local = thread / fours;
-    const u32 m = m0 + before;
     if (p.plain) {
       const u32 scale_at = group * p.padded + c0 + c;
-      const Way way = way_of(p.epilogue, (const int*)p.bias + scale_at, scale_at, group * p.channels + c0 + c);
+      Way way = way_of(p.epilogue, (const int*)p.bias + scale_at, scale_at, group * p.channels + c0 + c, m + local, lines);
       // Two pixels at a time: what they need is under way together.
-      for (; local + lines < here; local += 2 * lines) {
-        const int4 sums[2] = {sum_of(local), sum_of(local + lines)};
-        const u32 at[2] = {m + local, m + local + lines};
-        way_out<2>(p.epilogue, way, sums, at);
+      for (; local + lines < here; local += 2 * lines, from += 2 * apart) {
+        const int4 sums[2] = {sum_at(from), sum_at(from + apart)};
+        way_out<2>(p.epilogue, way, sums);
       }
       if (local < here) {
-        const int4 sums[1] = {sum_of(local)};
-        const u32 at[1] = {m + local};
-        way_out<1>(p.epilogue, way, sums, at);
+        const int4 sums[1] = {sum_at(from)};
+        way_out<1>(p.epilogue, way, sums);
       }
     } else if (p.partial) {
-      for (; local < here; local += lines)
-        *(int4*)((int*)p.partial + ((u64)(split * p.groups + group) * p.pixels + m + local) * p.padded + c0 + c) = sum_of(local);
+      for (; local < here; local += lines, from += apart)
+        *(int4*)((int*)p.partial + ((u64)(split * p.groups + group) * p.pixels + m + local) * p.padded + c0 + c) = sum_at(from);
     } else {
       const float4 scale = scales_of(p.epilogue, group * p.padded + c0 + c);
 #pragma unroll 1
-      for (; local < here; local += lines) conv_results(p, scale, group, m + local, c0 + c, sum_of(local));
+      for (; local < here; local += lines, from += apart) conv_results(p, scale, group, m + local, c0 + c, sum_at(from));
     }
   };
   cp_wait<0>();

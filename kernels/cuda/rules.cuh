@@ -182,76 +182,87 @@ DEV void store_pixels(const Epilogue& e, const float4& scale, const int (&v)[U][
 }
 
 // The way out that most convolutions take (`Conv::plain`): four channels side by side, pixel behind pixel, one bias for
-// all pixels. What stays the same for a thread's pixels:
+// all pixels. What a thread keeps for its pixels:
 struct Way {
   float4 scale;
   int4 bias;
   Ends ends;
-  u32 c, add;  // the first post adds another tensor, as residual connections do
-  u64 out;
-  // Of that sum.
-  u64 other;
+  u32 c, m, lines;  // the next pixel, and from one to the next
+  u64 out, out_step;
+  // The first post adds another tensor, as residual connections do.
+  u32 add;
+  u64 other, other_step;
   f32 value_base;
   Bytes bytes;
   Ends sum_ends;
   f32 f0, f1, f2;
-  u32 value_is_a, stride;
+  u32 value_is_a;
 };
-DEV Way way_of(const Epilogue& e, const int* bias, u32 scale_at, u32 c) {
+DEV Way way_of(const Epilogue& e, const int* bias, u32 scale_at, u32 c, u32 m, u32 lines) {
   Way w = {};  // what stays undefined would hold registers from the kernel's start on
   w.scale = scales_of(e, scale_at);
   w.bias = *(const int4*)bias;
   w.ends = ends_of(e.lo, e.hi, e.zero);
-  w.c = c;
-  w.out = e.out + c;
+  w.c = c, w.m = m, w.lines = lines;
+  w.out = e.out + c + (u64)m * e.strides[3];
+  w.out_step = (u64)lines * e.strides[3];
   const Post& first = *(const Post*)e.post;
   w.add = e.posts && first.kind == 2;
   if (w.add) {
-    w.other = e.other[0] + c;
+    w.other = e.other[0] + c + (u64)m * first.strides[3];
+    w.other_step = (u64)lines * first.strides[3];
     w.value_base = 12582912.0f - (f32)e.zero;
     w.bytes = bytes_of(first.signed_in);
     w.sum_ends = ends_of(first.rule.lo, first.rule.hi, 0);
     w.f0 = first.rule.f0, w.f1 = first.rule.f1, w.f2 = first.rule.f2;
     w.value_is_a = first.value_is_a;
-    w.stride = first.strides[3];
   }
   return w;
 }
-template <int U> DEV void way_out(const Epilogue& e, const Way& w, const int4 (&sums)[U], const u32 (&m)[U]) {
+template <int U> DEV void way_out(const Epilogue& e, Way& w, const int4 (&sums)[U]) {
   const f32 scales[4] = {w.scale.x, w.scale.y, w.scale.z, w.scale.w};
-  u32 other[U], values[U];
-  if (w.add)
-#pragma unroll
-    for (int u = 0; u < U; u++) other[u] = *(const u32*)(w.other + (u64)m[u] * w.stride);
+  u32 values[U];
+  f32 x[U][4];
 #pragma unroll
   for (int u = 0; u < U; u++) {
     const int v[4] = {sums[u].x + w.bias.x, sums[u].y + w.bias.y, sums[u].z + w.bias.z, sums[u].w + w.bias.w};
-    f32 x[4];
-    u32 bytes[4];
 #pragma unroll
-    for (int i = 0; i < 4; i++) x[i] = fminf(fmaxf((f32)v[i] * scales[i], w.ends.lo), w.ends.hi) + 12582912.0f;
-    if (w.add) {
-      other[u] ^= w.bytes.flip;
+    for (int i = 0; i < 4; i++) x[u][i] = fminf(fmaxf((f32)v[i] * scales[i], w.ends.lo), w.ends.hi) + 12582912.0f;
+  }
+  if (w.add) {
+    u32 other[U];
 #pragma unroll
-      for (int i = 0; i < 4; i++) {
-        const f32 value = x[i] - w.value_base, more = float_of(other[u], i, w.bytes.base);
-        const f32 a = w.value_is_a ? value : more, b = w.value_is_a ? more : value;
-        bytes[i] = round_byte(__fmaf_rn(a, w.f0, __fmaf_rn(b, w.f1, w.f2)), w.sum_ends);
+    for (int u = 0; u < U; u++, w.other += w.other_step) other[u] = *(const u32*)w.other ^ w.bytes.flip;
+    auto add = [&](auto rule) {
+#pragma unroll
+      for (int u = 0; u < U; u++) {
+        u32 bytes[4];
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+          bytes[i] = round_byte(rule(x[u][i] - w.value_base, float_of(other[u], i, w.bytes.base)), w.sum_ends);
+        values[u] = word_of(bytes);
       }
-    } else {
+    };
+    if (w.value_is_a) add([&](f32 value, f32 more) { return __fmaf_rn(value, w.f0, __fmaf_rn(more, w.f1, w.f2)); });
+    else add([&](f32 value, f32 more) { return __fmaf_rn(more, w.f0, __fmaf_rn(value, w.f1, w.f2)); });
+  } else {
 #pragma unroll
-      for (int i = 0; i < 4; i++) bytes[i] = __float_as_uint(x[i]) + w.ends.zero;
+    for (int u = 0; u < U; u++) {
+      u32 bytes[4];
+#pragma unroll
+      for (int i = 0; i < 4; i++) bytes[i] = __float_as_uint(x[u][i]) + w.ends.zero;
+      values[u] = word_of(bytes);
     }
-    values[u] = word_of(bytes);
   }
   if (e.posts > w.add) {
     Pixel at[U];
 #pragma unroll
-    for (int u = 0; u < U; u++) at[u] = {0, 0, m[u]};
+    for (int u = 0; u < U; u++) at[u] = {0, 0, w.m + u * w.lines};
     apply_posts<U>(e, w.add, values, 4, w.c, at);
   }
+  w.m += U * w.lines;
 #pragma unroll
-  for (int u = 0; u < U; u++) *(u32*)(w.out + (u64)m[u] * e.strides[3]) = values[u];
+  for (int u = 0; u < U; u++, w.out += w.out_step) *(u32*)w.out = values[u];
 }
 
 // e^x, 1/(1+e^-x), tanh: math.rs, operation by operation.
