@@ -260,15 +260,21 @@ fn aborted(program: &mut dyn Program) {
     assert!(matches!(found, Err(RunError::Stalled { why: "the kernel was told to abort", .. })), "{found:?}");
 }
 
-/// The shipped kernels without one instruction of the persistent kernel, the `which`th that begins so.
+/// The tested kernels without one instruction of the persistent kernel, the `which`th that begins so. Where they are the
+/// shipped ones but for a line, the shipped ones say which line it is: that instruction itself may be the other line.
 fn open_without(settings: Settings, from: &str, which: usize) -> Cuda {
     let tested = virtual_orin::ptx().unwrap_or_else(|| pilotlight_kernels::PTX.to_owned());
-    let (before, persistent) = tested.split_once(".visible .entry persistent(").unwrap();
-    let places: Vec<usize> = persistent.match_indices(from).map(|(at, _)| at).collect();
-    assert!(places.len() >= which, "{} occurrences", places.len());
-    let at = places[which - 1];
-    let end = at + persistent[at..].find(';').unwrap() + 1;
-    let ptx = format!("{before}.visible .entry persistent({}{}", &persistent[..at], &persistent[end..]);
+    let shipped = pilotlight_kernels::PTX;
+    let like = if shipped.lines().count() == tested.lines().count() { shipped } else { &tested };
+    let (gone, _) = like
+        .lines()
+        .enumerate()
+        .skip_while(|(_, line)| !line.starts_with(".visible .entry persistent("))
+        .filter(|(_, line)| line.trim_start().starts_with(from))
+        .nth(which - 1)
+        .unwrap();
+    let ptx: String =
+        tested.lines().enumerate().flat_map(|(n, l)| [if n == gone { "" } else { l }, "\n"]).collect();
     virtual_orin::open_with(Mode::Persistent, &ptx).with(settings)
 }
 

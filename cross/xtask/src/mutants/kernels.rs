@@ -45,7 +45,7 @@ pub const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "no barrier before results overwrite the last stage",
         file: CONV,
-        find: "    // ORDER: all have read the last stage, or the last pass's results, before these overwrite them.\n    __syncthreads();\n",
+        find: "  // ORDER: all have read the last stage before results overwrite it.\n  __syncthreads();\n",
         replace: "",
         tests: PRODUCTS,
     },
@@ -59,30 +59,30 @@ pub const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "a load goes to the stage that is being read",
         file: CONV,
-        find: "load(step + STAGES - 1, write);",
-        replace: "load(step + STAGES - 1, read);",
+        find: "load(write);",
+        replace: "load(read);",
         tests: PRODUCTS,
     },
     Mutant {
         name: "reading never reaches the last stage of the ring",
         file: CONV,
-        find: "read = read + 1 == STAGES ? 0 : read + 1;",
-        replace: "read = read + 1 == STAGES - 1 ? 0 : read + 1;",
+        find: "read = read + STAGE == STAGES * STAGE ? 0 :",
+        replace: "read = read + STAGE == (STAGES - 1) * STAGE ? 0 :",
         tests: PRODUCTS,
     },
     Mutant {
         name: "a predicated copy instead of one that fills with zeros",
         file: CONV,
-        find: "        if (pixel0 + 256 / PIECES * i < pixels)\n",
-        replace: "        if (in && pixel0 + 256 / PIECES * i < pixels)\n",
+        find: "        if (i < mine) cp16",
+        replace: "        if (i < mine && inside(i, tap.y)) cp16",
         tests: PRODUCTS,
     },
     // The product itself.
     Mutant {
         name: "the last piece of k is left out",
         file: CONV,
-        find: "piece < p.pieces ?",
-        replace: "piece + 1 < p.pieces ?",
+        find: "piece < p.pieces ? ((const int2*)",
+        replace: "piece + 1 < p.pieces ? ((const int2*)",
         tests: PRODUCTS,
     },
     Mutant {
@@ -95,8 +95,8 @@ pub const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "ldmatrix reads without the swizzle",
         file: CONV,
-        find: "from + swizzle((jj * WN + wn) * 16 + b_row, half * 2 + b_piece));",
-        replace: "from + ((jj * WN + wn) * 16 + b_row) * ROW + (half * 2 + b_piece) * 16);",
+        find: "kept(swizzle(wn * 16 + b_row, b_piece))",
+        replace: "kept((wn * 16 + b_row) * ROW + b_piece * 16)",
         tests: PRODUCTS,
     },
     Mutant {
@@ -130,22 +130,22 @@ pub const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "the window's row is not checked against the image",
         file: CONV,
-        find: "return (at >> 16) - 0x4000 < p.h && (at & 0xffff)",
-        replace: "return (at >> 16) < 0x7fff && (at & 0xffff)",
+        find: "return both == 0x80008000;",
+        replace: "return (both & 0x8000) == 0x8000;",
         tests: PRODUCTS,
     },
     Mutant {
         name: "the window's column is checked off by one",
         file: CONV,
-        find: "(at & 0xffff) - 0x4000 < p.width;",
-        replace: "(at & 0xffff) - 0x4000 <= p.width;",
+        find: "const u32 extent = p.h << 16 | p.width;",
+        replace: "const u32 extent = p.h << 16 | (p.width + 1);",
         tests: PRODUCTS,
     },
     // The way out.
     Mutant {
         name: "border class of the wrong column",
         file: CONV,
-        find: "p.column_classes + ((const u8*)p.classes)[p.oh + at[u].column];",
+        find: "p.column_classes + ((const u8*)p.classes)[p.oh + at.column];",
         replace: "p.column_classes + ((const u8*)p.classes)[p.oh];",
         tests: PRODUCTS,
     },
@@ -159,8 +159,8 @@ pub const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "weight zero point with the wrong sign",
         file: CONV,
-        find: "      v[u][0] -= zero.x * window;",
-        replace: "      v[u][0] += zero.x * window;",
+        find: "    v[0][0] -= zero.x * window;",
+        replace: "    v[0][0] += zero.x * window;",
         tests: PRODUCTS,
     },
     Mutant {
@@ -173,8 +173,8 @@ pub const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "a tile's last pixel is not stored",
         file: CONV,
-        find: "here = pixels < (pass + 1) * SPAN ? pixels :",
-        replace: "here = pixels < (pass + 1) * SPAN ? pixels - 1 :",
+        find: "here = left < SPAN ? left : SPAN;",
+        replace: "here = left < SPAN ? left - 1 : SPAN;",
         tests: PRODUCTS,
     },
     Mutant {
@@ -187,8 +187,8 @@ pub const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "the image's stride is left out",
         file: CONV,
-        find: "base[i] = (int)at.image * (int)p.x_strides[0] +",
-        replace: "base[i] =",
+        find: "from[i] = x + (i64)((int)at.image * (int)p.x_strides[0] +",
+        replace: "from[i] = x + (i64)(",
         tests: PRODUCTS,
     },
     // Rules of arithmetic.
@@ -230,15 +230,15 @@ pub const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "a fused multiply-add rounded twice",
         file: RULES,
-        find: "__fmaf_rn((f32)b, r.f1, r.f2)), 0,",
-        replace: "(f32)b * r.f1 + r.f2), 0,",
+        find: "__fmaf_rn(a, r.f0, __fmaf_rn(b, r.f1, r.f2));",
+        replace: "__fmaf_rn(a, r.f0, b * r.f1 + r.f2);",
         tests: "other::binaries",
     },
     Mutant {
         name: "operands of a fused operation swapped",
         file: RULES,
-        find: "u32 a = p.value_is_a ? values[u] : operands[u], b = p.value_is_a ? operands[u] : values[u],",
-        replace: "u32 a = p.value_is_a ? operands[u] : values[u], b = p.value_is_a ? values[u] : operands[u],",
+        find: "u32 a = p.value_is_a ? values[u] : operands[u], b = p.value_is_a ? operands[u] : values[u];",
+        replace: "u32 a = p.value_is_a ? operands[u] : values[u], b = p.value_is_a ? values[u] : operands[u];",
         tests: PRODUCTS,
     },
     Mutant {
@@ -294,8 +294,64 @@ pub const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "a way out takes pixels twice as far apart as it has threads",
         file: CONV,
-        find: "step_pixels = lines * U;",
-        replace: "step_pixels = lines * U * 2;",
+        find: "local += 2 * lines, from += 2 * apart)",
+        replace: "local += 4 * lines, from += 4 * apart)",
+        tests: PRODUCTS,
+    },
+    Mutant {
+        name: "the short way out forgets the last of an odd number of pixels",
+        file: CONV,
+        find: "      if (local < here) {",
+        replace: "      if (local + 1 < here) {",
+        tests: PRODUCTS,
+    },
+    Mutant {
+        name: "a row of products is one short",
+        file: CONV,
+        find: "for (int j = 0; j < N; j++) mma<",
+        replace: "for (int j = 0; j + 1 < N || j == 0; j++) mma<",
+        tests: PRODUCTS,
+    },
+    Mutant {
+        name: "a thread's second block of weights is the one behind its first",
+        file: CONV,
+        find: "a_from + u * a_far",
+        replace: "a_from + u * a_far / A_APART",
+        tests: PRODUCTS,
+    },
+    Mutant {
+        name: "half a way behind the zero point is rounded up",
+        file: RULES,
+        find: "w.ends.hi) + 12582912.0f;",
+        replace: "w.ends.hi) + 0.5f + 12582912.0f;",
+        tests: PRODUCTS,
+    },
+    Mutant {
+        name: "the short way out adds the operands in the other order",
+        file: RULES,
+        find: "  if (w.value_is_a) add(",
+        replace: "  if (!w.value_is_a) add(",
+        tests: PRODUCTS,
+    },
+    Mutant {
+        name: "the short way out takes the added tensor as unsigned",
+        file: RULES,
+        find: "w.bytes = bytes_of(first.signed_in);",
+        replace: "w.bytes = bytes_of(0);",
+        tests: PRODUCTS,
+    },
+    Mutant {
+        name: "what follows the sum begins with the sum again",
+        file: RULES,
+        find: "apply_posts<U>(e, w.add, values, 4, w.c, at);",
+        replace: "apply_posts<U>(e, 0, values, 4, w.c, at);",
+        tests: PRODUCTS,
+    },
+    Mutant {
+        name: "the value before the sum keeps its zero point",
+        file: RULES,
+        find: "w.value_base = 12582912.0f - (f32)e.zero;",
+        replace: "w.value_base = 12582912.0f;",
         tests: PRODUCTS,
     },
     Mutant {
@@ -315,8 +371,22 @@ pub const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "lowering: an output is taken as lying pixel behind pixel",
         file: LOWER_LINEAR,
-        find: "let mut flat = shape.is_flat(shape.y_strides);",
-        replace: "let mut flat = true;",
+        find: "aligned && strides[1] == 1 && shape.is_flat(strides)",
+        replace: "aligned && strides[1] == 1",
+        tests: PRODUCTS,
+    },
+    Mutant {
+        name: "lowering: any rule is taken as a sum",
+        file: LOWER_LINEAR,
+        find: "n > 0 || matches!(rule, BinaryRule::QLinearAdd { .. })",
+        replace: "n > 0 || !matches!(rule, BinaryRule::Float(_))",
+        tests: PRODUCTS,
+    },
+    Mutant {
+        name: "lowering: borders have the middle's bias",
+        file: LOWER_LINEAR,
+        find: "if l.input_zero == 0 { (&none.0",
+        replace: "if l.input_zero < 9 { (&none.0",
         tests: PRODUCTS,
     },
     Mutant {

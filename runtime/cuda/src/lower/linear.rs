@@ -136,7 +136,8 @@ impl Lowering<'_> {
             let aligned = at.is_multiple_of(4) && strides[3].is_multiple_of(4);
             aligned && strides[1] == 1 && shape.is_flat(strides)
         };
-        let mut plain = (l.outputs / shape.groups).is_multiple_of(4) && words(self.address(output), shape.y_strides);
+        let mut plain =
+            (l.outputs / shape.groups).is_multiple_of(4) && words(self.address(output), shape.y_strides);
         for (n, post) in r.post.iter().enumerate() {
             if let Post::Binary { other, rule, .. } = post {
                 plain &= words(self.address(*other), strides(self.tensor(*other))?);
