@@ -33,7 +33,7 @@ HINT = re.compile(r'^\s*\.pragma "used_bytes_mask [^"]*";\n', re.M)
 COMMENT = re.compile(r"^\s*// (?:begin|end) inline asm\n", re.M)
 # By a part of the kernel's name, the first that fits.
 REGISTERS = [("depthwise4", 96), ("128x256", 255), ("conv", 168), ("persistent", 255), ("", 64)]
-BYTES = {"pilotlight.ptx": 2_250_000, "pilotlight.sm_87.cubin": 1_150_000, "figures.txt": 4_000}
+BYTES = {"pilotlight.ptx": 2_400_000, "pilotlight.sm_87.cubin": 1_150_000, "figures.txt": 4_000}
 
 
 def package(path):

@@ -199,7 +199,7 @@ struct Depthwise {
   u32 channels;
   u32 padded;
   u32 quads;
-  u32 flip;
+  u32 x_signed;
   u32 column_classes;
   u32 reach;
   Epilogue epilogue;

@@ -47,12 +47,17 @@ DEV int dot4(u32 a, u32 b, int c) {
   asm("dp4a.s32.s32 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
   return d;
 }
+DEV int dot4_unsigned(u32 a, u32 b, int c) {
+  int d;
+  asm("dp4a.u32.s32 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
+  return d;
+}
 
 // Depthwise: a thread takes four neighbouring channels of U neighbouring pixels, so that their loads are under way
-// together and share taps and weights. Where that leaves multiprocessors without work one pixel a thread is better. Four taps of four channels are transposed in registers, so that each
-// channel's four taps meet its weights in one dp4a.
-// Input and weights are signed here: unsigned input is flipped, and taps outside the image are 0 after that;
-// the border class's bias accounts for them. Reference: linear.rs `conv`.
+// together and share taps and weights. Where that leaves multiprocessors without work one pixel a thread is better.
+// Four taps of four channels are transposed in registers, so that each channel's four taps meet its weights in one dp4a.
+// Weights are signed; taps outside the image are 0, and the border class's bias accounts for them.
+// Reference: linear.rs `conv`.
 // Grid over pixels / U * padded / 4.
 template <int U> DEV void depthwise_pixels(const Depthwise& p, u32 block) {
   u32 words = p.padded >> 2;
@@ -80,16 +85,20 @@ template <int U> DEV void depthwise_pixels(const Depthwise& p, u32 block) {
   }
   u64 weights = p.w + (u64)c * 4, tap = p.taps;
   // Four taps of four channels of each pixel.
-  auto multiply = [&](const u32 (&v)[U][4], uint4 w) {
+  auto multiply_by = [&](auto dot, const u32 (&v)[U][4], uint4 w) {
 #pragma unroll
     for (int u = 0; u < U; u++) {
       u32 l0 = permute(v[u][0], v[u][1], 0x5140), l1 = permute(v[u][2], v[u][3], 0x5140);
       u32 h0 = permute(v[u][0], v[u][1], 0x7362), h1 = permute(v[u][2], v[u][3], 0x7362);
       u32 c0 = permute(l0, l1, 0x5410), c1 = permute(l0, l1, 0x7632);
       u32 c2 = permute(h0, h1, 0x5410), c3 = permute(h0, h1, 0x7632);
-      sum[u][0] = dot4(c0, w.x, sum[u][0]); sum[u][1] = dot4(c1, w.y, sum[u][1]);
-      sum[u][2] = dot4(c2, w.z, sum[u][2]); sum[u][3] = dot4(c3, w.w, sum[u][3]);
+      sum[u][0] = dot(c0, w.x, sum[u][0]); sum[u][1] = dot(c1, w.y, sum[u][1]);
+      sum[u][2] = dot(c2, w.z, sum[u][2]); sum[u][3] = dot(c3, w.w, sum[u][3]);
     }
+  };
+  auto multiply = [&](const u32 (&v)[U][4], uint4 w) {
+    if (p.x_signed) multiply_by([](u32 a, u32 b, int c) { return dot4(a, b, c); }, v, w);
+    else multiply_by([](u32 a, u32 b, int c) { return dot4_unsigned(a, b, c); }, v, w);
     tap += 32;
     weights += (u64)p.padded * 4;
   };
@@ -109,7 +118,7 @@ template <int U> DEV void depthwise_pixels(const Depthwise& p, u32 block) {
 #pragma unroll
       for (int u = 0; u < U; u++)
 #pragma unroll
-        for (int t = 0; t < 4; t++) v[u][t] = *(const u32*)(base[u] + (i64)offset[t]) ^ p.flip;
+        for (int t = 0; t < 4; t++) v[u][t] = *(const u32*)(base[u] + (i64)offset[t]);
       multiply(v, w);
     }
   } else {
@@ -129,7 +138,7 @@ template <int U> DEV void depthwise_pixels(const Depthwise& p, u32 block) {
 #pragma unroll
           for (int t = 0; t < 4; t++) {
             bool inside = (u32)(iy[u] + (place[t] >> 16)) < p.h && (u32)(ix[u] + s16_of(place[t])) < p.width;
-            v[u][t] = inside ? *(const u32*)(base[u] + (i64)offset[t]) ^ p.flip : 0;
+            v[u][t] = inside ? *(const u32*)(base[u] + (i64)offset[t]) : 0;
           }
         multiply(v, w);
       }
@@ -141,6 +150,14 @@ template <int U> DEV void depthwise_pixels(const Depthwise& p, u32 block) {
         }
       }
     }
+  }
+  if (!p.classes) {
+    Way way = way_of(p.epilogue, (const int*)p.bias + c, c, c, m, 1);
+    int4 sums[U];
+#pragma unroll
+    for (int u = 0; u < U; u++) sums[u] = make_int4(sum[u][0], sum[u][1], sum[u][2], sum[u][3]);
+    way_out<U>(p.epilogue, way, sums, have);
+    return;
   }
 #pragma unroll
   for (int u = 0; u < U; u++) {

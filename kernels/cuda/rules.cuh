@@ -219,7 +219,8 @@ DEV Way way_of(const Epilogue& e, const int* bias, u32 scale_at, u32 c, u32 m, u
   }
   return w;
 }
-template <int U> DEV void way_out(const Epilogue& e, Way& w, const int4 (&sums)[U]) {
+// The next pixels, of which the first `have` exist.
+template <int U> DEV void way_out(const Epilogue& e, Way& w, const int4 (&sums)[U], u32 have = U) {
   const f32 scales[4] = {w.scale.x, w.scale.y, w.scale.z, w.scale.w};
   u32 values[U];
   f32 x[U][4];
@@ -232,7 +233,7 @@ template <int U> DEV void way_out(const Epilogue& e, Way& w, const int4 (&sums)[
   if (w.add) {
     u32 other[U];
 #pragma unroll
-    for (int u = 0; u < U; u++, w.other += w.other_step) other[u] = *(const u32*)w.other ^ w.bytes.flip;
+    for (int u = 0; u < U; u++, w.other += w.other_step) other[u] = u < have ? *(const u32*)w.other ^ w.bytes.flip : 0;
     auto add = [&](auto rule) {
 #pragma unroll
       for (int u = 0; u < U; u++) {
@@ -257,12 +258,13 @@ template <int U> DEV void way_out(const Epilogue& e, Way& w, const int4 (&sums)[
   if (e.posts > w.add) {
     Pixel at[U];
 #pragma unroll
-    for (int u = 0; u < U; u++) at[u] = {0, 0, w.m + u * w.lines};
+    for (int u = 0; u < U; u++) at[u] = {0, 0, w.m + (u < have ? u * w.lines : 0)};
     apply_posts<U>(e, w.add, values, 4, w.c, at);
   }
   w.m += U * w.lines;
 #pragma unroll
-  for (int u = 0; u < U; u++, w.out += w.out_step) *(u32*)w.out = values[u];
+  for (int u = 0; u < U; u++, w.out += w.out_step)
+    if (u < have) *(u32*)w.out = values[u];
 }
 
 // e^x, 1/(1+e^-x), tanh: math.rs, operation by operation.

@@ -280,7 +280,7 @@ blocks! {
         taps: u64,
         /// i32 by border class and channel.
         bias: u64,
-        /// As in [`Conv`].
+        /// As in [`Conv`]; 0: one class, and 8-bit results by the short way, as `plain` there says.
         classes: u64,
         /// i32 by channel: zero point of the weights. 0 if all are zero.
         w_zero: u64,
@@ -310,8 +310,8 @@ blocks! {
         padded: u32,
         /// Taps, in fours.
         quads: u32,
-        /// 0x80808080 turns unsigned input into signed, 0 leaves it.
-        flip: u32,
+        /// The input is signed.
+        x_signed: u32,
         /// Column classes.
         column_classes: u32,
         /// Rows and columns (16 bits each) from a window's first tap to its last.

@@ -27,6 +27,12 @@ impl Shape {
         self.output.iter().map(|&d| u64::from(d)).product()
     }
 
+    /// Borders with the middle's bias: zeros stand for what is outside, and are the zero point.
+    fn no_borders(&self) -> (Borders, Borders) {
+        let [_, oh, ow] = self.output;
+        (Borders::none(&self.window, 0, oh), Borders::none(&self.window, 1, ow))
+    }
+
     /// Whether the output's pixels lie one behind the other by these strides.
     fn is_flat(&self, strides: [u32; 4]) -> bool {
         let ([images, rows, columns], [n, _, y, x]) = (self.output, strides.map(u64::from));
@@ -84,7 +90,10 @@ impl Lowering<'_> {
         l: &Linear,
         strides: impl Fn(&Tensor) -> Result<[u32; 4], String>,
     ) -> Result<(), String> {
-        let plain = self.plain(output, shape, l, &strides)?;
+        let per_group = l.outputs / shape.groups;
+        let by_channel = l.group_inputs == 1 && per_group == 1 && shape.groups > 1;
+        let channels = if by_channel { l.outputs } else { per_group };
+        let plain = channels.is_multiple_of(4) && self.plain(output, shape, l, &strides)?;
         let epilogue = self.epilogue(&l.epilogue, output, shape.y_strides, strides)?;
         let x = self.address(input);
         let signed = self.tensor(input).dtype == DType::I8;
@@ -100,15 +109,14 @@ impl Lowering<'_> {
             let [n, c, y, x_] = shape.x_strides;
             x.is_multiple_of(to.into()) && c == 1 && [n, y, x_].iter().all(|s| s.is_multiple_of(to))
         };
-        let per_group = l.outputs / shape.groups;
         // The kernels' division takes 31 bits, and so do their offsets into the input.
         let [n, _, y, x_] = shape.x_strides.map(u64::from);
         let far = [(shape.input[0], n), (h + window.pads[0], y), (w + window.pads[1], x_)];
         let reach: u64 = far.iter().map(|&(extent, stride)| u64::from(extent) * stride).sum();
         let countable = shape.pixels() < 1 << 31 && reach + u64::from(l.group_inputs) < 1 << 31;
         if let Some((rows, columns)) = classes.filter(|_| small && countable) {
-            if l.group_inputs == 1 && per_group == 1 && shape.groups > 1 && aligned(4) {
-                return self.depthwise(x, signed, shape, l, epilogue, &rows, &columns);
+            if by_channel && aligned(4) {
+                return self.depthwise(x, signed, shape, l, epilogue, plain, &rows, &columns);
             }
             // Whole words are read, the bytes behind the channels with them.
             if shape.groups == 1 && l.group_inputs <= 4 && aligned(4) && x.is_multiple_of(4) {
@@ -165,9 +173,7 @@ impl Lowering<'_> {
         columns: &Borders,
     ) -> Result<(), String> {
         let Shape { window, groups, .. } = shape;
-        // Zeros stand for what is outside: where that is the zero point, borders have the middle's bias.
-        let [_, oh, ow] = shape.output;
-        let none = (Borders::none(window, 0, oh), Borders::none(window, 1, ow));
+        let none = shape.no_borders();
         let (rows, columns) = if l.input_zero == 0 { (&none.0, &none.1) } else { (rows, columns) };
         let taps = (window.kernel[0] * window.kernel[1]) as usize;
         let weights = self.signed(l, taps);
@@ -309,6 +315,7 @@ impl Lowering<'_> {
         shape: &Shape,
         l: &Linear,
         epilogue: abi::Epilogue,
+        plain: bool,
         rows: &Borders,
         columns: &Borders,
     ) -> Result<(), String> {
@@ -322,10 +329,11 @@ impl Lowering<'_> {
         for _ in taps..taps.next_multiple_of(4) {
             list.extend([0, 0x7FFF_7FFF]);
         }
-        // Unsigned input is flipped to signed, so its zero point moves too.
-        let (flip, zero) = if signed { (0, l.input_zero) } else { (0x8080_8080, l.input_zero - 128) };
+        let none = shape.no_borders();
+        let (rows, columns) = if l.input_zero == 0 { (&none.0, &none.1) } else { (rows, columns) };
+        let one_class = rows.sets.len() * columns.sets.len() == 1;
         let bias = l.bias.map(|b| self.plan.blob_i32(b));
-        let bias = weights.bias(bias.as_deref(), zero, rows, columns, 1, padded as usize);
+        let bias = weights.bias(bias.as_deref(), l.input_zero, rows, columns, 1, padded as usize);
         let mut zeros = weights.zero.clone();
         zeros.resize(padded as usize, 0);
         let classes: Vec<u8> = rows.of.iter().chain(&columns.of).copied().collect();
@@ -336,7 +344,7 @@ impl Lowering<'_> {
             w: self.constant(&weights.quads(padded as usize)),
             taps: self.constant_i32(&list),
             bias: self.constant_i32(&bias),
-            classes: self.constant(&classes),
+            classes: if plain && one_class { 0 } else { self.constant(&classes) },
             w_zero: if zeros.iter().any(|&z| z != 0) { self.constant_i32(&zeros) } else { 0 },
             x_strides: [n, ys, xs],
             h: shape.input[1],
@@ -351,7 +359,7 @@ impl Lowering<'_> {
             channels: l.outputs,
             padded,
             quads: taps.div_ceil(4) as u32,
-            flip,
+            x_signed: signed.into(),
             column_classes: columns.sets.len() as u32,
             reach: (reach[0] << 16) | reach[1],
             epilogue: self.spread_scale(epilogue, l, l.outputs, padded),
