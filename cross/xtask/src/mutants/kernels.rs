@@ -264,10 +264,24 @@ pub const MUTANTS: &[Mutant] = &[
         tests: "linear::depthwise",
     },
     Mutant {
-        name: "depthwise: taps outside the image are flipped too",
+        name: "depthwise: taps outside the image count as ones",
         file: LINEAR,
-        find: "? *(const u32*)(base[u] + (i64)offset[t]) ^ p.flip : 0;",
-        replace: "? *(const u32*)(base[u] + (i64)offset[t]) ^ p.flip : p.flip;",
+        find: "? *(const u32*)(base[u] + (i64)offset[t]) : 0;",
+        replace: "? *(const u32*)(base[u] + (i64)offset[t]) : 0x01010101;",
+        tests: "linear::depthwise",
+    },
+    Mutant {
+        name: "depthwise: unsigned input multiplied as signed",
+        file: LINEAR,
+        find: "if (p.x_signed) multiply_by",
+        replace: "if (1) multiply_by",
+        tests: "linear::depthwise",
+    },
+    Mutant {
+        name: "depthwise: the short way out stores pixels that there are not",
+        file: LINEAR,
+        find: "way_out<U>(p.epilogue, way, sums, have);",
+        replace: "way_out<U>(p.epilogue, way, sums);",
         tests: "linear::depthwise",
     },
     Mutant {
@@ -385,8 +399,8 @@ pub const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "lowering: borders have the middle's bias",
         file: LOWER_LINEAR,
-        find: "if l.input_zero == 0 { (&none.0",
-        replace: "if l.input_zero < 9 { (&none.0",
+        find: "(l.input_zero == 0).then(|| shape.no_borders())",
+        replace: "(l.input_zero < 9).then(|| shape.no_borders())",
         tests: PRODUCTS,
     },
     Mutant {
@@ -461,10 +475,10 @@ pub const MUTANTS: &[Mutant] = &[
         tests: PRODUCTS,
     },
     Mutant {
-        name: "lowering: flipped input keeps its zero point",
+        name: "lowering: depthwise leaves borders out at any zero point",
         file: LOWER_LINEAR,
-        find: "(0x8080_8080, l.input_zero - 128)",
-        replace: "(0x8080_8080, l.input_zero)",
+        find: "classes: if plain && one_class {",
+        replace: "classes: if plain {",
         tests: "linear::depthwise",
     },
     Mutant {

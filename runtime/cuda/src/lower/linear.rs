@@ -27,7 +27,7 @@ impl Shape {
         self.output.iter().map(|&d| u64::from(d)).product()
     }
 
-    /// Borders with the middle's bias: zeros stand for what is outside, and are the zero point.
+    /// One class for all outputs.
     fn no_borders(&self) -> (Borders, Borders) {
         let [_, oh, ow] = self.output;
         (Borders::none(&self.window, 0, oh), Borders::none(&self.window, 1, ow))
@@ -100,7 +100,9 @@ impl Lowering<'_> {
         let window = &shape.window;
         let [_, h, w] = shape.input;
         let [_, oh, ow] = shape.output;
-        let classes = borders(window, 0, h, oh).zip(borders(window, 1, w, ow));
+        // Zeros stand for what is outside: where that is the zero point, borders have the middle's bias.
+        let none = (l.input_zero == 0).then(|| shape.no_borders());
+        let classes = none.or_else(|| borders(window, 0, h, oh).zip(borders(window, 1, w, ow)));
         // Offsets and taps must fit their halves of a word.
         let small = h < 1 << 14
             && w < 1 << 14
@@ -144,8 +146,7 @@ impl Lowering<'_> {
             let aligned = at.is_multiple_of(4) && strides[3].is_multiple_of(4);
             aligned && strides[1] == 1 && shape.is_flat(strides)
         };
-        let mut plain =
-            (l.outputs / shape.groups).is_multiple_of(4) && words(self.address(output), shape.y_strides);
+        let mut plain = words(self.address(output), shape.y_strides);
         for (n, post) in r.post.iter().enumerate() {
             if let Post::Binary { other, rule, .. } = post {
                 plain &= words(self.address(*other), strides(self.tensor(*other))?);
@@ -173,8 +174,6 @@ impl Lowering<'_> {
         columns: &Borders,
     ) -> Result<(), String> {
         let Shape { window, groups, .. } = shape;
-        let none = shape.no_borders();
-        let (rows, columns) = if l.input_zero == 0 { (&none.0, &none.1) } else { (rows, columns) };
         let taps = (window.kernel[0] * window.kernel[1]) as usize;
         let weights = self.signed(l, taps);
         let channels = l.outputs / groups;
@@ -329,8 +328,6 @@ impl Lowering<'_> {
         for _ in taps..taps.next_multiple_of(4) {
             list.extend([0, 0x7FFF_7FFF]);
         }
-        let none = shape.no_borders();
-        let (rows, columns) = if l.input_zero == 0 { (&none.0, &none.1) } else { (rows, columns) };
         let one_class = rows.sets.len() * columns.sets.len() == 1;
         let bias = l.bias.map(|b| self.plan.blob_i32(b));
         let bias = weights.bias(bias.as_deref(), l.input_zero, rows, columns, 1, padded as usize);
