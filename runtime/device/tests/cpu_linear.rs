@@ -218,6 +218,39 @@ fn depthwise_convolutions_of_many_pixels_equal_the_reference() {
     }
 }
 
+/// A device may take several pixels at a time, and zeros for what is outside: what lies behind the last pixel stays.
+#[test]
+fn results_end_with_their_tensor() {
+    for seed in 1200..1208 {
+        let mut b = Builder::new(seed);
+        let x = b.rng.pick(&INT8);
+        let (channels, extent) = (96, b.rng.size(25, 27));
+        let (groups, inputs) = if seed % 2 == 0 { (channels, 1) } else { (1, 32) };
+        let (input, output) = ([1, groups * inputs, extent, extent], [1, channels, extent, extent]);
+        let from = b.fed(&input, x);
+        let (mut linear, y) = linear(&mut b, x, inputs, channels, inputs * 9, &output);
+        linear.input_zero = 0;
+        let end = u64::from(channels * extent * extent);
+        let buffer = b.buffer(Space::Arena, end + 8 * u64::from(channels));
+        let behind = [1, channels, 1, 8];
+        let strides = |shape: &[u32]| Builder::channels_last(shape, channels.into());
+        let (to, next) = (
+            b.tensor(&output, y, buffer, 0, strides(&output)),
+            b.tensor(&behind, y, buffer, end, strides(&behind)),
+        );
+        let noise = b.input(&behind, y);
+        b.copy(noise, next);
+        let window = Window { kernel: [3; 2], stride: [1; 2], dilation: [1; 2], pads: [1; 4] };
+        let what = format!("seed {seed}: {input:?} {x} groups {groups} -> {y}, {:?}", linear.epilogue);
+        b.step(Op::Conv(Conv { input: from, output: to, window, groups, linear }));
+        for (tensor, shape) in [(to, &output), (next, &behind)] {
+            let delivered = b.output(shape, y);
+            b.copy(tensor, delivered);
+        }
+        compare(&b.finish(), seed, &what);
+    }
+}
+
 #[test]
 fn matrix_products_equal_the_reference() {
     for seed in 2000..2050 {

@@ -282,7 +282,7 @@ pub const MUTANTS: &[Mutant] = &[
         file: LINEAR,
         find: "way_out<U>(p.epilogue, way, sums, have);",
         replace: "way_out<U>(p.epilogue, way, sums);",
-        tests: "linear::depthwise",
+        tests: "linear::results_end",
     },
     Mutant {
         name: "depthwise: windows that reach over the border are taken as whole",
