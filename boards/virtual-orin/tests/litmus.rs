@@ -431,6 +431,27 @@ fn the_host_need_not_see_a_store_that_is_not_of_system_scope() {
 }
 
 #[test]
+fn a_result_for_the_host_is_not_held_up_by_another_blocks_store() {
+    // The host waits for the result of the second block while the first, whose store nobody releases, stays.
+    let stay = "SPIN:\nld.relaxed.sys.global.u32 %r1, [%rd2+128];\nsetp.ne.u32 %p2, %r1, 1;\n@%p2 bra SPIN;";
+    let first = format!("st.global.u32 [%rd2], 1;\n{stay}");
+    let second = format!("st.release.sys.global.u32 [%rd2+64], 1;\n{stay}");
+    let mut seen_first = 0;
+    let late = beside(&[&first, &second], |host, step| {
+        let late = step > 8_000;
+        if host.read(64) == 1 || late {
+            seen_first += host.read(0);
+            host.write(128, 1);
+            return Some(late);
+        }
+        None
+    });
+    assert_eq!(late, 0);
+    println!("with the result the host saw the other block's store for {seen_first} of {SEEDS} seeds");
+    assert!(u64::from(seen_first) < SEEDS, "nothing orders that store");
+}
+
+#[test]
 fn the_device_sees_an_input_behind_an_acquire_of_system_scope() {
     let request = |load: &str, fence: &str| {
         let text = format!(

@@ -10,7 +10,7 @@ use pilotlight_device::{Cpu, CpuOptions, Device, Program, Slot};
 use pilotlight_plan::Plan;
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const NETWORK: &str = "in_child_small_network";
 
@@ -71,12 +71,10 @@ fn in_child_small_network() {
     for seed in 0..6 {
         run(&mut *program, &mut *cpu, &mut slots[seed % 2], seed);
     }
-    // Requests that come while it is about to leave: sooner or later than it takes to see that it is idle.
     let parks = std::env::var("PILOTLIGHT_TEST_PARKS").map_or(80, |n| n.parse().unwrap());
-    for seed in 0..parks {
-        std::thread::sleep(Duration::from_micros(seed as u64 % 80 * 250));
-        run(&mut *program, &mut *cpu, &mut slots[seed % 2], seed);
-    }
+    requests_that_race_with_leaving(parks, &cuda, |seed| {
+        run(&mut *program, &mut *cpu, &mut slots[seed % 2], seed)
+    });
     // A second plan, loaded while the first is there.
     let mut second = cuda.load(&plan).unwrap();
     let mut slot = second.slot().unwrap();
@@ -84,6 +82,32 @@ fn in_child_small_network() {
     run(&mut *program, &mut *cpu, &mut slots[0], 8);
     drop((second, slot, program, slots));
     assert_eq!(lit_calls(), "", "the driver was asked what it may not answer while a kernel is lit");
+}
+
+/// Requests that come as the kernel is about to leave. How long that takes depends on the machine and its load, so the
+/// pause before each follows what the last one met: longer if the kernel was there still, shorter if it had left.
+fn requests_that_race_with_leaving(requests: usize, cuda: &dyn Device, mut run: impl FnMut(usize)) {
+    let since = Instant::now();
+    while cuda.lit() && since.elapsed() < Duration::from_secs(2) {
+        std::thread::yield_now();
+    }
+    let mut pause = since.elapsed();
+    let mut met_lit = 0;
+    for seed in 0..requests {
+        let since = Instant::now();
+        // Sleeping alone is not fine enough.
+        std::thread::sleep(pause.saturating_sub(Duration::from_micros(300)));
+        while since.elapsed() < pause {
+            std::hint::spin_loop();
+        }
+        let lit = cuda.lit();
+        run(seed);
+        met_lit += usize::from(lit);
+        // Large steps find the moment, small ones stay near it.
+        let step = pause / (4 + seed as u32 % 13 * 6);
+        pause = if lit { pause + step } else { pause - step };
+    }
+    println!("{requests} requests raced with leaving: {met_lit} met the kernel, the last after {pause:?}");
 }
 
 /// Calls that came while the kernel was lit and may wait for it, with their counts.

@@ -9,6 +9,8 @@ const ELEMENT: &str = "kernels/cuda/element.cuh";
 const REDUCE: &str = "kernels/cuda/reduce.cuh";
 const LOWER: &str = "runtime/cuda/src/lower/mod.rs";
 const LOWER_LINEAR: &str = "runtime/cuda/src/lower/linear.rs";
+const IMPLICIT: &str = "runtime/cuda/src/lower/implicit.rs";
+const TAPS: &str = "runtime/cuda/src/lower/taps.rs";
 const PACK: &str = "runtime/cuda/src/lower/pack.rs";
 
 /// Convolutions and products.
@@ -455,14 +457,14 @@ pub const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         name: "lowering: dilation left out of the taps' offsets",
-        file: LOWER_LINEAR,
+        file: TAPS,
         find: "u64::from(dx) * u64::from(column_bytes)",
         replace: "u64::from(kx) * u64::from(column_bytes)",
         tests: PRODUCTS,
     },
     Mutant {
         name: "lowering: one row of tiles too few",
-        file: LOWER_LINEAR,
+        file: IMPLICIT,
         find: "[pixels.div_ceil(tiling.pixels), padded",
         replace: "[(pixels / tiling.pixels).max(1), padded",
         tests: PRODUCTS,

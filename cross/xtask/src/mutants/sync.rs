@@ -32,22 +32,20 @@ const fn suite(tests: &'static str, variables: &'static [Setting]) -> Round {
 const OUTPUTS: Round = suite("outputs_that", &[RACE, PERSISTENT]);
 const USED_AGAIN: Round = suite("memory_that", &[RACE, PERSISTENT]);
 const LIT: Round = Round { target: "lib", tests: Some("lamp"), variables: &[RACE] };
-/// Not the test of a host that lives: its kernel's clock runs ahead of the host's where memory is weak.
-const LIT_WEAK: Round =
-    Round { target: "lib", tests: Some("lamp::tests::a_kernel_leaves"), variables: &[WEAK] };
+const LIT_WEAK: Round = Round { target: "lib", tests: Some("lamp"), variables: &[WEAK] };
 const OBSERVED: Round = scenario(&[RACE, (SCENARIO, "observed")]);
 const FULL_MAILBOX: Round = scenario(&[RACE, (SCENARIO, "more-threads-than-requests")]);
 const HANG: Round = scenario(&[RACE, (SCENARIO, "hang")]);
 const HANG_AT_THE_JOIN: Round = scenario(&[RACE, (SCENARIO, "hang-at-the-join")]);
 const ABORT: Round = scenario(&[RACE, (SCENARIO, "abort")]);
 const ABORT_AT_THE_JOIN: Round = scenario(&[RACE, (SCENARIO, "abort-at-the-join")]);
-const PARKS_3: Round = network(&[WEAK, (PARKS, "400"), (SEED, "3")]);
-const PARKS_4: Round = network(&[WEAK, (PARKS, "400"), (SEED, "4")]);
+const PARKS_3: Round = network(&[WEAK, (PARKS, "60"), (SEED, "3")]);
+const PARKS_4: Round = network(&[WEAK, (PARKS, "60"), (SEED, "4")]);
 
 /// For the persistent kernel outside the tiles of convolutions.
 const PROTOCOL: &[Round] = &[
     network(&[RACE, (PARKS, "20"), (SEED, "2")]),
-    network(&[WEAK, (SEED, "1")]),
+    network(&[WEAK, (PARKS, "40"), (SEED, "1")]),
     OUTPUTS,
     OBSERVED,
     LIT,
@@ -96,7 +94,7 @@ const LAUNCHED: &[Round] = &[
 /// For faults of the host: the checker's own tests first.
 const HOST: &[Round] = &[
     Round { target: "lib", tests: None, variables: &[] },
-    network(&[WEAK, (SEED, "1")]),
+    network(&[WEAK, (PARKS, "40"), (SEED, "1")]),
     network(&[RACE, (PARKS, "20"), (SEED, "2")]),
     OUTPUTS,
     USED_AGAIN,

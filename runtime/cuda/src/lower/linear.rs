@@ -2,28 +2,25 @@
 
 use super::element::{four, image};
 use super::pack::{Borders, Signed, borders};
-use super::tile::{Work, divisor};
+use super::taps::tap_list;
 use super::{Lowering, narrow};
-use pilotlight_kernels::{GATHER, TILES, abi};
-use pilotlight_plan::{
-    BinaryRule, Conv, DType, Epilogue, Gemm, Linear, MatMul, Post, Tensor, TensorId, Window,
-};
-use zerocopy::IntoBytes;
+use pilotlight_kernels::abi;
+use pilotlight_plan::{BinaryRule, Conv, DType, Epilogue, Gemm, Linear, Post, Tensor, TensorId, Window};
 
 /// A convolution, or a matrix product as one: rows are the pixels of an image.
-struct Shape {
+pub(super) struct Shape {
     /// Batch, rows, columns of the input and of the output.
-    input: [u32; 3],
-    output: [u32; 3],
+    pub(super) input: [u32; 3],
+    pub(super) output: [u32; 3],
     /// Strides over batch, channel, row, column.
-    x_strides: [u32; 4],
-    y_strides: [u32; 4],
-    window: Window,
-    groups: u32,
+    pub(super) x_strides: [u32; 4],
+    pub(super) y_strides: [u32; 4],
+    pub(super) window: Window,
+    pub(super) groups: u32,
 }
 
 impl Shape {
-    fn pixels(&self) -> u64 {
+    pub(super) fn pixels(&self) -> u64 {
         self.output.iter().map(|&d| u64::from(d)).product()
     }
 
@@ -156,154 +153,9 @@ impl Lowering<'_> {
         Ok(plain)
     }
 
-    fn signed(&self, l: &Linear, taps: usize) -> Signed {
+    pub(super) fn signed(&self, l: &Linear, taps: usize) -> Signed {
         let (channels, inputs) = (l.outputs as usize, l.group_inputs as usize);
         Signed::new(self.plan.blob(l.weights), l.weights_dtype, &l.weights_zero, channels, taps, inputs)
-    }
-
-    #[allow(clippy::too_many_arguments, reason = "what both packed kernels need of a layer")]
-    fn implicit(
-        &mut self,
-        x: u64,
-        signed: bool,
-        shape: &Shape,
-        l: &Linear,
-        epilogue: abi::Epilogue,
-        plain: bool,
-        rows: &Borders,
-        columns: &Borders,
-    ) -> Result<(), String> {
-        let Shape { window, groups, .. } = shape;
-        let taps = (window.kernel[0] * window.kernel[1]) as usize;
-        let weights = self.signed(l, taps);
-        let channels = l.outputs / groups;
-        let padded = channels.next_multiple_of(16);
-        let [n, _, ys, xs] = shape.x_strides;
-        let gathered = l.group_inputs <= 4 && shape.groups == 1;
-        // A gathered word has bytes of two pixels, so a pixel gives at least two.
-        let of_tap = if gathered { l.group_inputs.max(2) } else { l.group_inputs.next_multiple_of(16) };
-        let pieces = (taps as u32 * of_tap).div_ceil(16);
-        let list = if gathered {
-            word_list(window, ys, xs, of_tap)?
-        } else {
-            tap_list(window, ys, xs, of_tap / 16)?
-        };
-        let pixels = narrow("the number of pixels", shape.pixels())?;
-        let work = Work { pixels, channels: padded, pieces, groups: *groups };
-        let tiles: &[_] = if gathered { &[GATHER] } else { &TILES };
-        let tiling = work.tiling(tiles, self.multiprocessors).ok_or("no tile fits")?;
-        let has_zero = weights.zero.iter().any(|&z| z != 0);
-        let (mut sums, mut used) = (0, 0);
-        if has_zero {
-            (sums, used) = self.window_sums(x, signed, shape, l, pixels)?;
-        }
-        let partial = if tiling.splits > 1 {
-            let words = tiling.splits as usize * *groups as usize * pixels as usize * padded as usize;
-            self.scratch(used, words * 4)
-        } else {
-            0
-        };
-        let bias = l.bias.map(|b| self.plan.blob_i32(b));
-        let bias =
-            weights.bias(bias.as_deref(), l.input_zero, rows, columns, *groups as usize, padded as usize);
-        let classes: Vec<u8> = rows.of.iter().chain(&columns.of).copied().collect();
-        let spread = |list: &[i32]| spread(list, channels as usize, padded as usize);
-        let one_class = rows.sets.len() * columns.sets.len() == 1;
-        let block = abi::Conv {
-            x,
-            w: self.constant(&weights.fragments(*groups as usize, padded as usize, of_tap as usize)),
-            taps: self.constant_i32(&list),
-            bias: self.constant_i32(&bias),
-            classes: self.constant(&classes),
-            w_zero: if has_zero { self.constant_i32(&spread(&weights.zero)) } else { 0 },
-            sums,
-            partial,
-            x_strides: [n, ys, xs],
-            h: shape.input[1],
-            width: shape.input[2],
-            oh: shape.output[1],
-            ow: shape.output[2],
-            stride_y: window.stride[0],
-            stride_x: window.stride[1],
-            pad_y: window.pads[0],
-            pad_x: window.pads[1],
-            pixels,
-            channels,
-            padded,
-            pieces,
-            group_x: l.group_inputs,
-            column_classes: columns.sets.len() as u32,
-            all_classes: (rows.sets.len() * columns.sets.len()) as u32,
-            groups: *groups,
-            tile_channels: tiling.channels,
-            tile_pixels: tiling.pixels,
-            splits: tiling.splits,
-            split_steps: tiling.split_steps,
-            divide_ow: divisor(shape.output[2]),
-            divide_oh: divisor(shape.output[1]),
-            plain: (plain && one_class && !has_zero && tiling.splits == 1).into(),
-            epilogue: self.spread_scale(epilogue, l, channels, padded),
-        };
-        let grid = [pixels.div_ceil(tiling.pixels), padded.div_ceil(tiling.channels), groups * tiling.splits];
-        self.launch(tiling.tile.kernel(signed), grid, tiling.tile.shared(), &block);
-        if tiling.splits > 1 {
-            let results = u64::from(*groups) * u64::from(pixels) * u64::from(padded);
-            self.each("finish", results / 4, &block)?;
-        }
-        Ok(())
-    }
-
-    /// The epilogue with a multiplier for each channel of each group, channels up to `padded`.
-    fn spread_scale(&mut self, e: abi::Epilogue, l: &Linear, channels: u32, padded: u32) -> abi::Epilogue {
-        let scale = match &l.epilogue {
-            Epilogue::Raw => return e,
-            Epilogue::Float { scale } => *scale,
-            Epilogue::Requant(r) => r.scale,
-        };
-        let mut list: Vec<i32> = self.plan.blob_f32(scale).iter().map(|s| s.to_bits() as i32).collect();
-        if list.len() == 1 {
-            list = vec![list[0]; l.outputs as usize];
-        }
-        let list = spread(&list, channels as usize, padded as usize);
-        abi::Epilogue { scale: self.constant_i32(&list), scale_step: 1, ..e }
-    }
-
-    /// Launches the sums of the input under each window: where they lie, and how many bytes they take.
-    fn window_sums(
-        &mut self,
-        x: u64,
-        signed: bool,
-        shape: &Shape,
-        l: &Linear,
-        pixels: u32,
-    ) -> Result<(u64, usize), String> {
-        let total = u64::from(shape.groups) * u64::from(pixels);
-        let bytes = (total as usize * 4).next_multiple_of(64);
-        let out = self.scratch(0, bytes);
-        let window = &shape.window;
-        let block = abi::Sums {
-            x,
-            out,
-            x_strides: shape.x_strides,
-            h: shape.input[1],
-            width: shape.input[2],
-            oh: shape.output[1],
-            ow: shape.output[2],
-            kh: window.kernel[0],
-            kw: window.kernel[1],
-            stride_y: window.stride[0],
-            stride_x: window.stride[1],
-            dilation_y: window.dilation[0],
-            dilation_x: window.dilation[1],
-            pad_y: window.pads[0],
-            pad_x: window.pads[1],
-            pixels,
-            groups: shape.groups,
-            group_inputs: l.group_inputs,
-            x_signed: signed.into(),
-        };
-        self.each("window_sums", total, &block)?;
-        Ok((out, bytes))
     }
 
     #[allow(clippy::too_many_arguments, reason = "what both packed kernels need of a layer")]
@@ -416,174 +268,6 @@ impl Lowering<'_> {
         };
         self.each("direct", u64::from(pixels) * u64::from(l.outputs), &block)
     }
-
-    fn epilogue(
-        &mut self,
-        e: &Epilogue,
-        output: TensorId,
-        strides: [u32; 4],
-        strides_of: impl Fn(&Tensor) -> Result<[u32; 4], String>,
-    ) -> Result<abi::Epilogue, String> {
-        let block = abi::Epilogue { out: self.address(output), strides, ..abi::Epilogue::default() };
-        let step = |bytes: u64| u32::from(bytes > 4);
-        Ok(match e {
-            Epilogue::Raw => block,
-            Epilogue::Float { scale } => {
-                abi::Epilogue { mode: 1, scale: self.blob(*scale), scale_step: step(scale.bytes), ..block }
-            }
-            Epilogue::Requant(r) => {
-                if r.post.len() > abi::POSTS {
-                    return Err(format!(
-                        "{} operations fused behind it; the kernels take {}",
-                        r.post.len(),
-                        abi::POSTS
-                    ));
-                }
-                let (mut posts, mut other) = (Vec::new(), [0; abi::POSTS]);
-                for (to, from) in other.iter_mut().zip(&r.post) {
-                    let post = match from {
-                        Post::Table { table, dtype } => {
-                            *to = self.blob(*table);
-                            abi::Post {
-                                kind: 1,
-                                signed_in: u32::from(*dtype == DType::I8),
-                                ..abi::Post::default()
-                            }
-                        }
-                        Post::Binary { other, value_is_a, rule, dtype } => {
-                            *to = self.address(*other);
-                            abi::Post {
-                                kind: 2,
-                                strides: strides_of(self.tensor(*other))?,
-                                signed_in: u32::from(self.tensor(*other).dtype == DType::I8),
-                                value_is_a: (*value_is_a).into(),
-                                rule: self.rule(rule, *dtype),
-                                ..abi::Post::default()
-                            }
-                        }
-                    };
-                    posts.extend_from_slice(post.as_bytes());
-                }
-                abi::Epilogue {
-                    mode: 2,
-                    scale: self.blob(r.scale),
-                    scale_step: step(r.scale.bytes),
-                    zero: r.zero,
-                    lo: r.lo,
-                    hi: r.hi,
-                    posts: r.post.len() as u32,
-                    post: if posts.is_empty() { 0 } else { self.constant(&posts) },
-                    other,
-                    ..block
-                }
-            }
-        })
-    }
-
-    pub(super) fn matmul(&mut self, m: &MatMul) -> Result<(), String> {
-        let (ta, tb, ty) = (self.tensor(m.a), self.tensor(m.b), self.tensor(m.output));
-        let rank = ty.shape.len();
-        let batch_rank = rank - 2;
-        let wide: Vec<usize> = (0..batch_rank).filter(|&d| ty.shape[d] > 1).collect();
-        if wide.len() > 4 {
-            return Err(format!("{} batch dimensions above 1; the kernels take 4", wide.len()));
-        }
-        let (mut batch, mut over) = ([1; 4], [[0; 4]; 3]);
-        for (at, &d) in wide.iter().enumerate() {
-            let to = 4 - wide.len() + at;
-            batch[to] = ty.shape[d];
-            for (strides, t) in over.iter_mut().zip([ta, tb, ty]) {
-                // Missing and single dimensions repeat.
-                let own = (d + t.shape.len()).checked_sub(rank).filter(|&own| t.shape[own] > 1);
-                strides[to] = own.map_or(Ok(0), |own| narrow("a stride", t.strides[own]))?;
-            }
-        }
-        let ends = |t: &Tensor| -> Result<[u32; 2], String> {
-            let n = t.strides.len();
-            Ok([narrow("a stride", t.strides[n - 2])?, narrow("a stride", t.strides[n - 1])?])
-        };
-        let (rows, columns) = (ty.shape[rank - 2], ty.shape[rank - 1]);
-        let total = batch.iter().map(|&d| u64::from(d)).product::<u64>() * u64::from(rows);
-        // The kernel's channel is the column; it places results by its own strides.
-        let epilogue = self.epilogue(&m.epilogue, m.output, [0; 4], |_| {
-            Err("an operand fused behind a product of two computed tensors".into())
-        })?;
-        let block = abi::MatMul {
-            a: self.address(m.a),
-            b: self.address(m.b),
-            a_zero: self.constant_i32(&m.a_zero),
-            b_zero: self.constant_i32(&m.b_zero),
-            batch,
-            a_batch: over[0],
-            b_batch: over[1],
-            y_batch: over[2],
-            a_strides: ends(ta)?,
-            b_strides: ends(tb)?,
-            y_strides: ends(ty)?,
-            total: narrow("the number of rows", total)?,
-            rows,
-            columns,
-            k: ta.shape[ta.shape.len() - 1],
-            a_zero_step: u32::from(m.a_zero.len() > 1),
-            b_zero_step: u32::from(m.b_zero.len() > 1),
-            a_signed: u32::from(ta.dtype == DType::I8),
-            b_signed: u32::from(tb.dtype == DType::I8),
-            epilogue,
-        };
-        self.each("matmul", total * u64::from(columns), &block)
-    }
-}
-
-/// For each tap and piece of its inputs: byte offset from the window's first pixel, then row and column.
-fn tap_list(window: &Window, row_bytes: u32, column_bytes: u32, pieces: u32) -> Result<Vec<i32>, String> {
-    let mut list = Vec::new();
-    for ky in 0..window.kernel[0] {
-        for kx in 0..window.kernel[1] {
-            let (dy, dx) = (ky * window.dilation[0], kx * window.dilation[1]);
-            for piece in 0..pieces {
-                let at = u64::from(dy) * u64::from(row_bytes)
-                    + u64::from(dx) * u64::from(column_bytes)
-                    + u64::from(piece) * 16;
-                list.push(i32::try_from(at).map_err(|_| "a window of more than 2 GiB".to_owned())?);
-                list.push((dy << 16 | dx) as i32);
-            }
-        }
-    }
-    Ok(list)
-}
-
-/// For each word of k without filler: two taps, each as byte offset and place, and which of their eight bytes make
-/// the word. Pixels are words of up to four channels, of which `inputs`, two or more, are taken.
-fn word_list(window: &Window, row_bytes: u32, column_bytes: u32, inputs: u32) -> Result<Vec<i32>, String> {
-    let taps = tap_list(window, row_bytes, column_bytes, 1)?;
-    let all = window.kernel[0] * window.kernel[1] * inputs;
-    let tap = |k: u32| match taps.get(k as usize / inputs as usize * 2..) {
-        Some(&[offset, place, ..]) => [offset, place],
-        // Behind the last: outside every image.
-        _ => [0, 0x7FFF_7FFF],
-    };
-    let mut list = Vec::new();
-    for first in (0..all.next_multiple_of(16)).step_by(4) {
-        let low = first / inputs;
-        let select = (0..4).fold(0, |s, byte| {
-            let k = first + byte;
-            s | (k % inputs + if k / inputs > low { 4 } else { 0 }) << (4 * byte)
-        });
-        list.extend(tap(first));
-        list.extend(tap((low + 1) * inputs));
-        list.extend([select as i32, 0, 0, 0]);
-    }
-    Ok(list)
-}
-
-/// A list by channel, each group's channels up to `padded`; 0 where there is none.
-fn spread(list: &[i32], channels: usize, padded: usize) -> Vec<i32> {
-    let group = |of: &[i32]| {
-        let mut of = of.to_vec();
-        of.resize(padded, 0);
-        of
-    };
-    list.chunks(channels).flat_map(group).collect()
 }
 
 #[cfg(test)]

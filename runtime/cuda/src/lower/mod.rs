@@ -1,9 +1,13 @@
 //! A plan's steps as kernel launches.
 
 mod element;
+mod epilogue;
+mod implicit;
 mod linear;
+mod matmul;
 mod pack;
 mod reduce;
+mod taps;
 mod tile;
 
 use pilotlight_kernels::abi;
