@@ -45,6 +45,7 @@ use std::collections::{HashMap, VecDeque};
 const CAPACITY: [usize; 3] = [128, 512, 512];
 /// Blocks that have ended and may have stores under way.
 const ENDED: usize = 8;
+
 /// Which warp of which block acts. Both are numbers of the grid.
 #[derive(Debug, Clone, Copy)]
 pub struct Agent {
