@@ -50,14 +50,19 @@ impl Bench {
     /// Brings the copy in step with the files that git knows or would take; what is equal keeps its time stamp.
     fn copy_tree(&self) -> Result<()> {
         let list = shell::output("git", &["ls-files", "-z", "--cached", "--others", "--exclude-standard"])?;
-        for name in list.split('\0').filter(|name| !name.is_empty()) {
+        let names: Vec<&str> = list.split('\0').filter(|name| !name.is_empty()).collect();
+        // A file that moved away would be built still: cargo looks no further than what it built from before.
+        if names_differ(&self.folder.join("names.txt"), &list) && self.tree().exists() {
+            fs::remove_dir_all(self.tree())?;
+        }
+        for name in names {
             let (from, to) = (shell::root().join(name), self.tree().join(name));
             // A file that git still lists may be gone.
             if from.is_file() {
                 write(&to, &fs::read(&from).with_context(|| name.to_owned())?)?;
             }
         }
-        Ok(())
+        write(&self.folder.join("names.txt"), list.as_bytes())
     }
 
     /// The source that a mutant changes.
@@ -243,6 +248,11 @@ fn verdict(text: &str) -> String {
         (_, Some(message)) => format!("a test: {}", message.trim()),
         _ => "the tests fail without a message".to_owned(),
     }
+}
+
+/// Whether the list of files is another than when the copy was made.
+fn names_differ(known: &Path, list: &str) -> bool {
+    fs::read_to_string(known).map_or(true, |old| old != list)
 }
 
 fn write(path: &Path, bytes: &[u8]) -> Result<()> {
