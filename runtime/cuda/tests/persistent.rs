@@ -25,7 +25,11 @@ fn model(name: &str) -> Plan {
 }
 
 fn fill(slot: &mut Slot, seed: usize) {
-    for (n, bytes) in slot.input_mut(0).chunks_exact_mut(4).enumerate() {
+    fill_image(slot.input_mut(0), seed);
+}
+
+fn fill_image(image: &mut [u8], seed: usize) {
+    for (n, bytes) in image.chunks_exact_mut(4).enumerate() {
         let value = ((n + 1) * (seed + 3) * 2_654_435_761) % 255;
         bytes.copy_from_slice(&(value as f32 / 15.0 - 8.0).to_le_bytes());
     }
@@ -150,6 +154,29 @@ fn swap_under_load() {
         }
     });
     assert_eq!(done.into_inner(), 32, "a request was lost");
+}
+
+/// A network's batches under one kernel, in turn: each image's result is what it is alone.
+fn batches() {
+    let one = model("digits");
+    let cuda = open(settings());
+    let mut resident = [1, 2, 3, 8].map(|batch| {
+        let program = cuda.load(&pilotlight_plan::batch(&one, batch).unwrap()).unwrap();
+        let slot = program.slot().unwrap();
+        (batch as usize, program, slot)
+    });
+    for run in 0..3 {
+        for (batch, program, slot) in &mut resident {
+            let bytes = slot.input(0).len() / *batch;
+            for (image, input) in slot.input_mut(0).chunks_exact_mut(bytes).enumerate() {
+                fill_image(input, run * 100 + image);
+            }
+            slot.output_mut(0).fill(0xEE);
+            program.run(slot).unwrap();
+            let wanted: Vec<u8> = (0..*batch).flat_map(|image| expected(&one, run * 100 + image)).collect();
+            assert!(slot.output(0) == wanted, "batch {batch}, run {run} differs");
+        }
+    }
 }
 
 /// More threads than the mailbox holds requests, all at once.
@@ -379,6 +406,7 @@ const SCENARIOS: &[(&str, fn())] = &[
     ("park-and-relaunch", park_and_relaunch),
     ("pause", pause),
     ("swap-under-load", swap_under_load),
+    ("batches", batches),
     ("more-threads-than-requests", more_threads_than_requests),
     ("hang", hang),
     ("hang-at-the-join", hang_at_the_join),
@@ -500,6 +528,13 @@ fn a_pause_lets_the_application_call_the_driver() {
 #[test]
 fn no_request_is_lost_while_plans_come_and_go() {
     run("swap-under-load", &[]);
+}
+
+#[test]
+fn batches_share_a_kernel() {
+    on_boards("batches", 1..=1);
+    run("batches", &[("PILOTLIGHT_VIRTUAL_RACE", "1")]);
+    run("batches", &[("PILOTLIGHT_VIRTUAL_WEAK", "1")]);
 }
 
 #[test]
