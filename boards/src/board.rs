@@ -130,7 +130,7 @@ impl Board {
                 Err(error) => notes.push(format!("rail {}: {error}", rail.label)),
             }
         }
-        let total = data.as_ref().and_then(|d| rails::total(d, &readings));
+        let total = data.as_ref().and_then(|d| rails::total(tree, d, &readings));
         let modes = read_modes(tree, &mut notes);
         let mut board = Self {
             clocks_pinned: false,
@@ -251,16 +251,13 @@ impl fmt::Display for Board {
             writeln!(f, "rail     {label:16} {power:>10}   {}", covers.unwrap_or(""))?;
         }
         if let Some(total) = &self.total {
-            match total.measured {
-                true => writeln!(f, "module   {} measured ({})", total.power, total.rails.join(" + "))?,
-                false => writeln!(
-                    f,
-                    "module   {} to {} estimated ({}; carrier excluded)",
-                    total.power,
-                    total.upper,
-                    total.rails.join(" + ")
-                )?,
+            write!(f, "module   {}", total.power)?;
+            if total.upper > total.power {
+                write!(f, " to {}", total.upper)?;
             }
+            // Several rails are parts of the module.
+            let missing = if total.rails.len() > 1 { "; carrier excluded" } else { "" };
+            writeln!(f, " {} ({}{missing})", total.basis, total.rails.join(" + "))?;
         }
         if let Some(hottest) = thermal::hottest(&self.zones) {
             let hottest: MilliCelsius = hottest;

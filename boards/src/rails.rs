@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use pilotlight_units::Milliwatts;
 use serde::Serialize;
@@ -30,11 +30,44 @@ pub struct Rail {
     pub step_mw: Option<f64>,
 }
 
+/// What a figure of power or energy rests on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Basis {
+    /// One rail that feeds the whole module.
+    Measured,
+    /// A sum of rails that is not the whole, or a processor's estimate of itself (RAPL).
+    Estimated,
+    /// A tree that is not this machine's own: what its maker wrote there.
+    Modelled,
+}
+
+impl Basis {
+    /// What the sum of a board's rails on this tree rests on; without a board it is RAPL's.
+    pub fn of(tree: &Tree, data: Option<&BoardData>) -> Self {
+        match tree.root() == Path::new("/") {
+            false => Self::Modelled,
+            true if data.is_some_and(|d| d.total.measured) => Self::Measured,
+            true => Self::Estimated,
+        }
+    }
+}
+
+impl std::fmt::Display for Basis {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Measured => "measured",
+            Self::Estimated => "estimated",
+            Self::Modelled => "modelled",
+        })
+    }
+}
+
 /// A sum of rails for the module.
 #[derive(Clone, Debug, Serialize)]
 pub struct Total {
-    /// One rail measures the whole module; otherwise the sum is an estimate.
-    pub measured: bool,
+    /// What it rests on.
+    pub basis: Basis,
     /// Power of the named rails.
     pub power: Milliwatts,
     /// With the rails of which it is unknown whether the sum holds them already.
@@ -235,11 +268,11 @@ impl Channel {
     }
 }
 
-/// The module's power from readings of its rails, by the board's rule; `None` when a rail of the sum is missing.
+/// The module's power from readings of its rails on a tree, by the board's rule; `None` when a rail of the sum is missing.
 ///
 /// On NX and Nano one rail is the module and its parts are never added. On AGX the sum is an estimate, given with
 /// and without the rail of which it is unknown whether another holds it.
-pub fn total(data: &BoardData, readings: &[(String, Milliwatts)]) -> Option<Total> {
+pub fn total(tree: &Tree, data: &BoardData, readings: &[(String, Milliwatts)]) -> Option<Total> {
     let of = |label: &String| readings.iter().find(|(l, _)| l == label).map(|(_, p)| *p);
     let mut power = Milliwatts(0);
     for label in &data.total.rails {
@@ -247,7 +280,7 @@ pub fn total(data: &BoardData, readings: &[(String, Milliwatts)]) -> Option<Tota
     }
     let uncertain: Milliwatts = data.total.uncertain_rails.iter().filter_map(of).sum();
     Some(Total {
-        measured: data.total.measured,
+        basis: Basis::of(tree, Some(data)),
         power,
         upper: power + uncertain,
         rails: data.total.rails.clone(),

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use pilotlight_boards::control::{Clocks, ControlError, Session, parse_state, restore};
 use pilotlight_boards::fixture::{self, JetPack};
+use pilotlight_boards::rails::Basis;
 use pilotlight_boards::{Board, Tree, all, helper, named};
 use pilotlight_units::{Hertz, Milliwatts};
 
@@ -75,12 +76,21 @@ fn every_module_is_discovered_under_every_layout() {
 fn parts_of_a_rail_are_never_added_to_it() {
     let (_folder, nano) = tree("orin-nano-8gb-super", JetPack::Six);
     let total = Board::discover(&nano).total.expect("a total");
-    assert!(total.measured);
     assert_eq!((total.power, total.upper), (Milliwatts(5_540), Milliwatts(5_540)));
     let (_folder, agx) = tree("agx-orin-64gb", JetPack::Five);
     let total = Board::discover(&agx).total.expect("a total");
-    assert!(!total.measured);
     assert_eq!((total.power, total.upper), (Milliwatts(3 * 1_440), Milliwatts(4 * 1_440)));
+}
+
+#[test]
+fn only_this_machines_own_tree_measures() {
+    let data = |name| named(name).expect("a board");
+    let (nano, agx) = (data("orin-nano-8gb-super"), data("agx-orin-64gb"));
+    let (here, elsewhere) = (Tree::at("/"), Tree::at("/srv/copy"));
+    assert_eq!(Basis::of(&here, Some(&nano)), Basis::Measured);
+    assert_eq!(Basis::of(&here, Some(&agx)), Basis::Estimated, "a sum of rails");
+    assert_eq!(Basis::of(&here, None), Basis::Estimated, "RAPL");
+    assert_eq!(Basis::of(&elsewhere, Some(&nano)), Basis::Modelled);
 }
 
 #[test]

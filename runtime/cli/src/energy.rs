@@ -2,7 +2,8 @@
 
 use crate::device::Opened;
 use anyhow::Result;
-use pilotlight_boards::{Board, Tree, rails};
+use pilotlight_boards::rails::{self, Basis};
+use pilotlight_boards::{Board, Tree};
 use pilotlight_power::live::{Recorder, Time};
 use pilotlight_power::meter::Cost;
 use pilotlight_units::{Microjoules, Micros};
@@ -18,7 +19,7 @@ const PARKED: Duration = Duration::from_millis(500);
 /// Where sensors are looked for.
 #[derive(Clone, Debug, clap::Args)]
 pub struct EnergyOptions {
-    /// Root of the file tree whose power sensors are read
+    /// Root of the file tree whose power sensors are read; what another than / shows is called modelled
     #[arg(long, value_name = "DIR", default_value = "/")]
     root: PathBuf,
 }
@@ -31,6 +32,8 @@ pub enum Energy {
     Measured(Figures),
     /// A sum of rails that are not the whole, or an estimate of the processor's own.
     Estimated(Figures),
+    /// A tree that is not this machine's: what its maker wrote there.
+    Modelled(Figures),
     /// Nothing was measured.
     NotMeasured {
         /// Why.
@@ -56,6 +59,7 @@ pub struct Figures {
 /// A sensor being read.
 pub struct Metering {
     source: Source,
+    basis: Basis,
     time: Time,
     begin: Micros,
     end: Micros,
@@ -68,7 +72,6 @@ enum Source {
         recorder: Recorder,
         parked: Micros,
         names: Vec<String>,
-        measured: bool,
     },
     /// Counters of energy: power without the model in mW, and energy at the begin.
     Counters {
@@ -91,6 +94,7 @@ impl EnergyOptions {
         let tree = Tree::at(&self.root);
         let board = Board::discover(&tree);
         let time = Time::monotonic();
+        let basis = Basis::of(&tree, board.data.as_ref());
         let source = match device.is_virtual() {
             true => {
                 Source::None("a virtual board has no sensor; what its model gives is called modelled".into())
@@ -98,15 +102,14 @@ impl EnergyOptions {
             false => source(tree, &board, &time),
         };
         let now = time.now();
-        Metering { source, time, begin: now, end: now }
+        Metering { source, basis, time, begin: now, end: now }
     }
 }
 
 fn source(tree: Tree, board: &Board, time: &Time) -> Source {
     if let (Some(data), Some(recorder)) = (&board.data, Recorder::start(&tree, board, RATE, time)) {
         std::thread::sleep(PARKED);
-        let (names, measured) = (data.total.rails.clone(), data.total.measured);
-        return Source::Rails { recorder, parked: time.now(), names, measured };
+        return Source::Rails { recorder, parked: time.now(), names: data.total.rails.clone() };
     }
     let rails: Vec<rails::Rail> = board.rails.iter().filter(|r| r.channel == 0).cloned().collect();
     if rails.is_empty() {
@@ -160,7 +163,7 @@ impl Metering {
         let (begin, end, runs) = (self.begin, self.end, f64::from(runs));
         match self.source {
             Source::None(reason) => Energy::NotMeasured { reason },
-            Source::Rails { recorder, parked, names, measured } => {
+            Source::Rails { recorder, parked, names } => {
                 let recording = recorder.stop();
                 let Some(window) = recording.between(begin, end) else {
                     let reason = format!(
@@ -183,7 +186,7 @@ impl Metering {
                     seconds,
                     rails: names,
                 };
-                if measured { Energy::Measured(figures) } else { Energy::Estimated(figures) }
+                Energy::of(self.basis, figures)
             }
             Source::Counters { rails, parked_mw, spent, .. } => {
                 let seconds = (end - begin).as_f64() * 1e-6;
@@ -192,37 +195,57 @@ impl Metering {
                         format!("the counter did not move within {:.0} ms: run more often", seconds * 1e3);
                     return Energy::NotMeasured { reason };
                 }
-                Energy::Estimated(Figures {
+                let figures = Figures {
                     gross_uj: spent * 1e6 / runs,
                     uncertainty_uj: None,
                     net_uj: (spent * 1e6 - parked_mw * 1e3 * seconds).max(0.0) / runs,
                     seconds,
                     rails: rails.into_iter().map(|r| format!("{} (RAPL)", r.label)).collect(),
-                })
+                };
+                Energy::of(self.basis, figures)
             }
         }
     }
 }
 
 impl Energy {
+    fn of(basis: Basis, figures: Figures) -> Self {
+        match basis {
+            Basis::Measured => Self::Measured(figures),
+            Basis::Estimated => Self::Estimated(figures),
+            Basis::Modelled => Self::Modelled(figures),
+        }
+    }
+
     /// Gross energy of an inference, where it is known.
     pub fn gross(&self) -> Option<Microjoules> {
         match self {
-            Self::Measured(f) | Self::Estimated(f) => Some(Microjoules(f.gross_uj.round() as u64)),
+            Self::Measured(f) | Self::Estimated(f) | Self::Modelled(f) => {
+                Some(Microjoules(f.gross_uj.round() as u64))
+            }
             Self::NotMeasured { .. } => None,
+        }
+    }
+
+    /// What it rests on.
+    pub fn status(&self) -> &'static str {
+        match self {
+            Self::Measured(_) => "measured",
+            Self::Estimated(_) => "estimated",
+            Self::Modelled(_) => "modelled (--root is not this machine)",
+            Self::NotMeasured { .. } => "not measured",
         }
     }
 
     /// A line for people.
     pub fn line(&self) -> String {
-        let (figures, how) = match self {
-            Self::NotMeasured { reason } => return format!("energy: not measured ({reason})"),
-            Self::Measured(f) => (f, "measured"),
-            Self::Estimated(f) => (f, "estimated"),
+        let (figures, status) = match self {
+            Self::NotMeasured { reason } => return format!("energy: {} ({reason})", self.status()),
+            Self::Measured(f) | Self::Estimated(f) | Self::Modelled(f) => (f, self.status()),
         };
         let sure = figures.uncertainty_uj.map_or(String::new(), |u| format!(" +- {:.3}", u / 1e3));
         format!(
-            "energy: {:.3} mJ{sure} an inference, {how} on {} over {:.2} s; {:.3} mJ above the power before the runs",
+            "energy: {:.3} mJ{sure} an inference, {status} on {} over {:.2} s; {:.3} mJ above the power before the runs",
             figures.gross_uj / 1e3,
             figures.rails.join(" + "),
             figures.seconds,

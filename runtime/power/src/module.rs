@@ -1,10 +1,10 @@
 //! The power of the whole module, read as often as a meter wants, with what a meter must know of the sensor.
 
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use pilotlight_boards::emc::Emc;
 use pilotlight_boards::gpu::Gpu;
+pub use pilotlight_boards::rails::Basis;
 use pilotlight_boards::rails::{self, Rail, TotalSensor};
 use pilotlight_boards::{BoardData, Identity, SysError, Tree};
 use pilotlight_units::{Hertz, Micros, Milliwatts};
@@ -16,17 +16,6 @@ use crate::point::Point;
 const COUNTER_STEP_UJ: f64 = 61.0;
 /// More than any package that has such a counter draws.
 const HIGHEST_PACKAGE: Milliwatts = Milliwatts(1_000_000);
-
-/// What a figure of power or energy rests on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Basis {
-    /// One rail that feeds the whole module.
-    Measured,
-    /// A sum of rails that is not the whole, or a processor's estimate of itself (RAPL).
-    Estimated,
-    /// A tree that is not this machine's own: what its maker wrote there.
-    Modelled,
-}
 
 /// Why there is no power to read.
 #[derive(Debug, thiserror::Error)]
@@ -79,13 +68,13 @@ impl ModulePower {
         let data = BoardData::of_compatible(names.iter().map(String::as_str));
         let found = rails::find(tree, data.as_ref(), &mut Vec::new());
         let period = Micros(period.as_micros() as u64);
-        let (source, sensor, rails, measured) = match &data {
+        let (source, sensor, rails) = match &data {
             Some(data) => {
                 let rails = data.total.rails.clone();
                 let none = || NoPower::NoSensor { rails: rails.clone() };
                 let mut total = TotalSensor::open(tree, data).ok_or_else(none)?;
                 total.read()?;
-                (Source::Rails(Box::new(total)), sensor_of(&found, period), rails, data.total.measured)
+                (Source::Rails(Box::new(total)), sensor_of(&found, period), rails)
             }
             None => {
                 let packages: Vec<Rail> = found.into_iter().filter(|r| r.channel == 0).collect();
@@ -101,14 +90,10 @@ impl ModulePower {
                 };
                 let labels = packages.iter().map(|p| format!("{} (RAPL)", p.label)).collect();
                 let last = (Instant::now(), spent(tree, &packages)?);
-                (Source::Counters { packages, last }, sensor, labels, false)
+                (Source::Counters { packages, last }, sensor, labels)
             }
         };
-        let basis = match tree.root() == Path::new("/") {
-            false => Basis::Modelled,
-            true if measured => Basis::Measured,
-            true => Basis::Estimated,
-        };
+        let basis = Basis::of(tree, data.as_ref());
         Ok(Self { tree: tree.clone(), gpu: Gpu::find(tree).ok(), source, sensor, rails, basis })
     }
 

@@ -3,8 +3,9 @@
 use super::print_json;
 use crate::energy::positive;
 use anyhow::{Result, bail};
+use pilotlight_boards::rails::{self, Basis};
 use pilotlight_boards::thermal::{self, OverCurrent};
-use pilotlight_boards::{Board, Tree, emc::Emc, rails};
+use pilotlight_boards::{Board, Tree, emc::Emc};
 use pilotlight_power::advice::{Limits, Watched};
 use pilotlight_power::meter::{Cost, Meter, Sample, Window};
 use pilotlight_power::module::sensor_of;
@@ -16,7 +17,7 @@ use std::time::{Duration, Instant};
 /// Watch rails, clocks and temperatures; energy by the window
 #[derive(Debug, clap::Args)]
 pub struct Power {
-    /// Root of the file tree to look at
+    /// Root of the file tree to look at; what another than / shows is called modelled
     #[arg(long, default_value = "/")]
     root: PathBuf,
     /// Samples a second
@@ -61,8 +62,7 @@ struct Line {
     deviation_mj: Option<f64>,
     mean_mw: u32,
     gap_s: f64,
-    /// Whether one rail measures the module; otherwise the sum is an estimate.
-    measured: bool,
+    basis: Basis,
     rails_mw: Vec<(String, u32)>,
     gpu_hz: Option<u64>,
     emc_hz: Option<u64>,
@@ -88,13 +88,13 @@ struct Alert {
     limit: f64,
 }
 
-/// Energy of a window, however it was measured.
+/// Energy of a window, whatever it rests on.
 struct Energy {
     millijoules: f64,
     deviation_mj: Option<f64>,
     seconds: f64,
     gap_s: f64,
-    measured: bool,
+    basis: Basis,
     rails_mw: Vec<(String, u32)>,
 }
 
@@ -129,7 +129,7 @@ impl Power {
     /// A board: its rails, sampled.
     fn rails(&self, mut look: Look) -> Result<()> {
         let Some(data) = &look.board.data else { return Ok(()) };
-        let (names, measured) = (data.total.rails.clone(), data.total.measured);
+        let (names, basis) = (data.total.rails.clone(), Basis::of(&look.tree, Some(data)));
         let period = Duration::from_secs(1) / self.rate;
         let sensor = sensor_of(&look.board.rails, Micros(period.as_micros() as u64));
         let Some(mut total) = rails::TotalSensor::open(&look.tree, data) else {
@@ -156,7 +156,7 @@ impl Power {
             {
                 shown = Some(report.window.begin);
                 printed += 1;
-                self.show(&mut look, Energy::of(&report.window, measured))?;
+                self.show(&mut look, Energy::of(&report.window, basis))?;
             }
             // What was missed while the process stood still is a gap, not made up for.
             let now = Instant::now();
@@ -195,7 +195,7 @@ impl Power {
                     deviation_mj: None,
                     seconds,
                     gap_s: 0.0,
-                    measured: false,
+                    basis: Basis::of(&look.tree, None),
                     rails_mw,
                 };
                 self.show(&mut look, energy)?;
@@ -236,7 +236,7 @@ impl Power {
             deviation_mj: energy.deviation_mj,
             mean_mw: mean_mw as u32,
             gap_s: energy.gap_s,
-            measured: energy.measured,
+            basis: energy.basis,
             rails_mw,
             gpu_hz: gpu.map(|c| c.0),
             emc_hz: emc.map(|c| c.0),
@@ -289,13 +289,13 @@ impl Power {
 }
 
 impl Energy {
-    fn of(window: &Window, measured: bool) -> Self {
+    fn of(window: &Window, basis: Basis) -> Self {
         Self {
             millijoules: window.gross.as_f64() / 1e3,
             deviation_mj: Some(window.deviation.as_f64() / 1e3),
             seconds: window.covered.as_f64() * 1e-6,
             gap_s: window.gap.as_f64() * 1e-6,
-            measured,
+            basis,
             rails_mw: Vec::new(),
         }
     }
@@ -308,8 +308,7 @@ impl Line {
         if let Some(deviation) = self.deviation_mj {
             text += &format!(" +- {:.1}", 2.0 * deviation);
         }
-        let how = if self.measured { "measured" } else { "estimated" };
-        text += &format!(" in {:.2} s ({:.2} W {how})", self.seconds, f64::from(self.mean_mw) / 1e3);
+        text += &format!(" in {:.2} s ({:.2} W {})", self.seconds, f64::from(self.mean_mw) / 1e3, self.basis);
         for (label, mw) in &self.rails_mw {
             text += &format!("  {label} {:.2} W", f64::from(*mw) / 1e3);
         }

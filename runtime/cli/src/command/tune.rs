@@ -188,7 +188,7 @@ impl Tune {
             feed::random(plan, 1, &mut slot);
             programs.push((*batch, program, slot));
         }
-        let (mut candidates, mut missing) = (Vec::new(), None);
+        let (mut candidates, mut missing, mut basis) = (Vec::new(), None, "");
         for point in points {
             if let (Some(session), Some((gpu, emc))) = (&mut session, point) {
                 session.set(gpu, emc)?;
@@ -199,8 +199,9 @@ impl Tune {
             let emc_mhz = point.map_or(mhz(board.emc.now), |(_, emc)| mhz(emc.or(board.emc.now)));
             for (batch, program, slot) in &mut programs {
                 let (latency, energy) = self.time(&device, program.as_mut(), slot)?;
-                if let Energy::NotMeasured { reason } = &energy {
-                    missing = Some(reason.clone());
+                match &energy {
+                    Energy::NotMeasured { reason } => missing = Some(reason.clone()),
+                    known => basis = known.status(),
                 }
                 let each = f64::from(*batch);
                 candidates.push(Candidate {
@@ -221,7 +222,7 @@ impl Tune {
             candidates.iter_mut().for_each(|c| c.energy_mj = None);
         }
         let energy =
-            missing.map_or("Energy measured.".to_owned(), |why| format!("Energy not measured: {why}."));
+            missing.map_or_else(|| format!("Energy {basis}."), |why| format!("Energy not measured: {why}."));
         let figures = format!("Latency measured, medians of {} runs. {energy}", self.runs);
         Ok((device.describe(), figures, candidates))
     }

@@ -1,7 +1,8 @@
 //! What a board's sensors say of a report's window: energy, clocks, temperatures, over-current events.
 
 use pilotlight_boards::emc::Emc;
-use pilotlight_boards::{Board, Tree, rails, thermal};
+use pilotlight_boards::rails::{self, Basis};
+use pilotlight_boards::{Board, Tree, thermal};
 use pilotlight_link::{Vitals, VitalsReading};
 use pilotlight_power::live::{Sensors, Time};
 use pilotlight_power::meter::{Meter, Sample};
@@ -46,7 +47,7 @@ impl BoardVitals {
         let tree = Tree::at(root);
         let sensors = Sensors::new(&tree, Time::monotonic());
         let board = sensors.board().clone();
-        let measured = root == Path::new("/") && board.data.as_ref().is_some_and(|data| data.total.measured);
+        let basis = Basis::of(&tree, board.data.as_ref());
         let (gathered, stop) = (Arc::<Mutex<Gathered>>::default(), Arc::new(AtomicBool::new(false)));
         let sampler = match board.data {
             None => None,
@@ -56,7 +57,7 @@ impl BoardVitals {
                 Some(std::thread::Builder::new().name("power".into()).spawn(sample)?)
             }
         };
-        let source = if measured { Source::Measured } else { Source::Modelled };
+        let source = if basis == Basis::Measured { Source::Measured } else { Source::Modelled };
         Ok(Self { tree, sensors, source, gathered, idle: None, stop, sampler })
     }
 
@@ -149,7 +150,7 @@ fn sample(tree: &Tree, board: &Board, gathered: &Mutex<Gathered>, stop: &AtomicB
             .filter(|rail| rail.channel > 0)
             .filter_map(|rail| Some((rail.label.clone(), rail.power(tree).ok()?)))
             .collect();
-        if let Some(total) = rails::total(data, &readings) {
+        if let Some(total) = rails::total(tree, data, &readings) {
             meter.sample(Sample { at: Micros(began.elapsed().as_micros() as u64), power: total.power });
         }
         if let Some(report) = meter.latest().filter(|report| taken != Some(report.window.begin)) {
