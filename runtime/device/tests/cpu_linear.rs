@@ -251,6 +251,38 @@ fn results_end_with_their_tensor() {
     }
 }
 
+/// Rows and images that are apart, as where a padded image is written in place: what lies between them stays.
+#[test]
+fn results_of_rows_that_are_apart() {
+    for seed in 1300..1312 {
+        let mut b = Builder::new(seed);
+        let x = b.rng.pick(&INT8);
+        let (channels, extent) = (b.rng.pick(&[16, 32, 96]), b.rng.size(5, 12));
+        let (groups, inputs) = if seed % 2 == 0 { (channels, 1) } else { (1, 32) };
+        let (input, output) = ([2, groups * inputs, extent, extent], [2, channels, extent, extent]);
+        let from = b.fed(&input, x);
+        let (mut linear, y) = linear(&mut b, x, inputs, channels, inputs * 9, &output);
+        if b.rng.chance(2) {
+            linear.input_zero = 0;
+        }
+        // One more row, column, or both.
+        let [row, column] = b.rng.pick(&[[1, 0], [0, 1], [1, 1]]);
+        let whole = [2, channels, extent + row, extent + column];
+        let strides = Builder::channels_last(&whole, channels.into());
+        let buffer = b.buffer(Space::Arena, 2 * strides[0] * y.bytes() as u64);
+        let (to, all) =
+            (b.tensor(&output, y, buffer, 0, strides.clone()), b.tensor(&whole, y, buffer, 0, strides));
+        let noise = b.input(&whole, y);
+        b.copy(noise, all);
+        let window = Window { kernel: [3; 2], stride: [1; 2], dilation: [1; 2], pads: [1; 4] };
+        let what = format!("seed {seed}: {input:?} {x} groups {groups} -> {output:?} {y} in {whole:?}");
+        b.step(Op::Conv(Conv { input: from, output: to, window, groups, linear }));
+        let delivered = b.output(&whole, y);
+        b.copy(all, delivered);
+        compare(&b.finish(), seed, &what);
+    }
+}
+
 #[test]
 fn matrix_products_equal_the_reference() {
     for seed in 2000..2050 {
