@@ -59,7 +59,6 @@ pub struct Figures {
 /// A sensor being read.
 pub struct Metering {
     source: Source,
-    basis: Basis,
     time: Time,
     begin: Micros,
     end: Micros,
@@ -72,6 +71,7 @@ enum Source {
         recorder: Recorder,
         parked: Micros,
         names: Vec<String>,
+        basis: Basis,
     },
     /// Counters of energy: power without the model in mW, and energy at the begin.
     Counters {
@@ -94,7 +94,6 @@ impl EnergyOptions {
         let tree = Tree::at(&self.root);
         let board = Board::discover(&tree);
         let time = Time::monotonic();
-        let basis = Basis::of(&tree, board.data.as_ref());
         let source = match device.is_virtual() {
             true => {
                 Source::None("a virtual board has no sensor; what its model gives is called modelled".into())
@@ -102,14 +101,15 @@ impl EnergyOptions {
             false => source(tree, &board, &time),
         };
         let now = time.now();
-        Metering { source, basis, time, begin: now, end: now }
+        Metering { source, time, begin: now, end: now }
     }
 }
 
 fn source(tree: Tree, board: &Board, time: &Time) -> Source {
     if let (Some(data), Some(recorder)) = (&board.data, Recorder::start(&tree, board, RATE, time)) {
         std::thread::sleep(PARKED);
-        return Source::Rails { recorder, parked: time.now(), names: data.total.rails.clone() };
+        let (names, basis) = (data.total.rails.clone(), Basis::of(&tree, Some(data)));
+        return Source::Rails { recorder, parked: time.now(), names, basis };
     }
     let rails: Vec<rails::Rail> = board.rails.iter().filter(|r| r.channel == 0).cloned().collect();
     if rails.is_empty() {
@@ -163,7 +163,7 @@ impl Metering {
         let (begin, end, runs) = (self.begin, self.end, f64::from(runs));
         match self.source {
             Source::None(reason) => Energy::NotMeasured { reason },
-            Source::Rails { recorder, parked, names } => {
+            Source::Rails { recorder, parked, names, basis } => {
                 let recording = recorder.stop();
                 let Some(window) = recording.between(begin, end) else {
                     let reason = format!(
@@ -186,9 +186,9 @@ impl Metering {
                     seconds,
                     rails: names,
                 };
-                Energy::of(self.basis, figures)
+                Energy::of(basis, figures)
             }
-            Source::Counters { rails, parked_mw, spent, .. } => {
+            Source::Counters { tree, rails, parked_mw, spent, .. } => {
                 let seconds = (end - begin).as_f64() * 1e-6;
                 if spent <= 0.0 {
                     let reason =
@@ -202,7 +202,7 @@ impl Metering {
                     seconds,
                     rails: rails.into_iter().map(|r| format!("{} (RAPL)", r.label)).collect(),
                 };
-                Energy::of(self.basis, figures)
+                Energy::of(Basis::of(&tree, None), figures)
             }
         }
     }
