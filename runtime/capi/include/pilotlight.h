@@ -94,7 +94,8 @@
 // Device: a CUDA GPU, one launch for each kernel; for libraries built with it.
 #define PL_DEVICE_CUDA_LAUNCH 4
 
-// Device: a CUDA GPU, one kernel that stays resident; for libraries built with it.
+// Device: a CUDA GPU, one kernel that stays resident; for libraries built with it. The thread that runs inferences
+// sleeps once for each, until shortly before the expected end; with `PL_WAIT_SPIN` it does not.
 #define PL_DEVICE_CUDA_PERSISTENT 5
 
 // Runner: the thread that waits or polls does the work. The library has no thread.

@@ -16,7 +16,8 @@ pub const PL_DEVICE_REFERENCE: u32 = 1;
 pub const PL_DEVICE_CUDA_GRAPH: u32 = 3;
 /// Device: a CUDA GPU, one launch for each kernel; for libraries built with it.
 pub const PL_DEVICE_CUDA_LAUNCH: u32 = 4;
-/// Device: a CUDA GPU, one kernel that stays resident; for libraries built with it.
+/// Device: a CUDA GPU, one kernel that stays resident; for libraries built with it. The thread that runs inferences
+/// sleeps once for each, until shortly before the expected end; with `PL_WAIT_SPIN` it does not.
 pub const PL_DEVICE_CUDA_PERSISTENT: u32 = 5;
 
 /// Runner: the thread that waits or polls does the work. The library has no thread.

@@ -17,11 +17,13 @@
 //! ```
 
 mod cpu;
+mod lock;
 mod places;
 mod reference;
 mod slot;
 
 pub use cpu::{Cpu, CpuOptions, Isa, MAX_THREADS};
+pub use lock::lock;
 pub use places::{dense, places};
 pub use reference::Reference;
 pub use slot::{Memory, Slot, SlotMemory};

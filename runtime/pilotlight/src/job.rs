@@ -10,7 +10,7 @@ use std::sync::atomic::{
     AtomicU64,
     Ordering::{Relaxed, Release},
 };
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 /// A plan loaded on a device; jobs share it, and the last of them frees it.
@@ -110,40 +110,52 @@ impl Job {
 
 /// The plan that new requests run, and memory for slots that still belong to an older one.
 pub(crate) struct Current {
+    installed: Mutex<Installed>,
+    /// Whether threads stay awake while they wait for the mutex.
+    awake: bool,
+}
+
+struct Installed {
     loaded: Arc<Loaded>,
     spares: Vec<Job>,
 }
 
 impl Current {
-    pub(crate) fn new(loaded: Arc<Loaded>) -> Mutex<Self> {
-        Mutex::new(Self { loaded, spares: vec![] })
+    pub(crate) fn new(loaded: Arc<Loaded>, awake: bool) -> Self {
+        Self { installed: Mutex::new(Installed { loaded, spares: vec![] }), awake }
     }
 
-    pub(crate) fn ports(this: &Mutex<Self>) -> Arc<Ports> {
-        Arc::clone(&lock_std(this).loaded.ports)
+    pub(crate) fn ports(&self) -> Arc<Ports> {
+        Arc::clone(&self.lock().loaded.ports)
     }
 
     /// Calls `put` with the job, or with one of the current plan where the job is of an older one. No swap comes
     /// between.
-    pub(crate) fn renew(this: &Mutex<Self>, job: Job, put: impl FnOnce(Job)) {
-        let mut current = lock_std(this);
-        put(current.fresh(job));
+    pub(crate) fn renew(&self, job: Job, put: impl FnOnce(Job)) {
+        let mut installed = self.lock();
+        put(installed.fresh(job));
     }
 
     /// Makes another plan the current one; `exchange` gets a function that renews a free slot's job.
     pub(crate) fn swap(
-        this: &Mutex<Self>,
+        &self,
         loaded: Arc<Loaded>,
         spares: Vec<Job>,
         exchange: impl FnOnce(&mut dyn FnMut(Job) -> Job),
     ) {
-        let mut current = lock_std(this);
+        let mut installed = self.lock();
         // What is left of the old plan is dropped behind the lock.
-        let _old = std::mem::replace(&mut *current, Self { loaded, spares });
-        exchange(&mut |job| current.fresh(job));
-        drop(current);
+        let _old = std::mem::replace(&mut *installed, Installed { loaded, spares });
+        exchange(&mut |job| installed.fresh(job));
+        drop(installed);
     }
 
+    fn lock(&self) -> MutexGuard<'_, Installed> {
+        pilotlight_device::lock(&self.installed, self.awake)
+    }
+}
+
+impl Installed {
     fn fresh(&mut self, job: Job) -> Job {
         if Arc::ptr_eq(&job.loaded, &self.loaded) {
             return job;
@@ -151,8 +163,4 @@ impl Current {
         // There is one spare for each slot, and a slot of the current plan takes none.
         self.spares.pop().unwrap_or(job)
     }
-}
-
-fn lock_std(mutex: &Mutex<Current>) -> std::sync::MutexGuard<'_, Current> {
-    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }

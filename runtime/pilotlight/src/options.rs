@@ -26,6 +26,10 @@ pub enum DeviceKind {
 /// The counts are system calls for each inference once the session is warm, of the waiting thread and of the
 /// [worker](Runner::Worker) together. With [`Runner::Inline`] nobody waits and there are none, unless two threads
 /// wait at the same time.
+///
+/// The thread that runs the inference waits for [`DeviceKind::CudaPersistent`] in the same way: with `Spin` without a
+/// call, with the others by one sleep more, until shortly before the expected end, since a resident kernel cannot wake
+/// a thread. Other GPU devices make the driver's calls besides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Wait {
@@ -197,6 +201,16 @@ impl Options {
         self
     }
 
+    /// How the resident kernel is run: the thread that runs an inference waits for it as the session's threads do.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn cuda_settings(&self) -> pilotlight_cuda::Settings {
+        let wait = match self.wait {
+            Wait::Spin => pilotlight_cuda::Wait::Spin,
+            Wait::Predictive | Wait::Block => pilotlight_cuda::Wait::Predictive,
+        };
+        pilotlight_cuda::Settings { wait, ..pilotlight_cuda::Settings::default() }
+    }
+
     pub(crate) fn check(&self) -> Result<(), OpenError> {
         let refuse = |option, found: String, allowed| Err(OpenError::Option { option, found, allowed });
         if !(1..=Self::MAX_SLOTS).contains(&self.slots) {
@@ -228,3 +242,16 @@ impl Options {
 
 /// What a Linux CPU set holds.
 const MAX_CORES: usize = 1024;
+
+#[cfg(all(test, feature = "cuda"))]
+mod tests {
+    use super::{Options, Wait};
+    use pilotlight_cuda::Wait as Resident;
+
+    #[test]
+    fn only_who_spins_never_sleeps_for_the_resident_kernel() {
+        let waits = [Wait::Spin, Wait::Predictive, Wait::Block];
+        let found = waits.map(|wait| Options::default().wait(wait).cuda_settings().wait);
+        assert_eq!(found, [Resident::Spin, Resident::Predictive, Resident::Predictive]);
+    }
+}

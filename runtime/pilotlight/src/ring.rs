@@ -11,12 +11,13 @@
 //! The ring holds jobs of any type `T` and moves them: whoever holds a job by value is the only one who can
 //! touch it, so no state can let two hands at the same memory. It knows neither devices nor time; deadlines and
 //! results are part of the job. One mutex guards all of it. The two counters are there so that a thread can spin
-//! without taking the mutex. No operation allocates, and none makes a system call unless a thread sleeps.
+//! without taking the mutex. No operation allocates. In a ring of threads that stay awake none makes a system call,
+//! but for the two that sleep by name; in others a thread may sleep for the mutex.
 //!
 //! A runner calls `begin` and `finish`: the waiting thread itself, the worker thread, or a device that runs by
 //! itself and reports completions.
 
-use crate::sync::{AtomicU64, Condvar, Mutex, lock};
+use crate::sync::{AtomicU64, Condvar, Mutex, MutexGuard, lock};
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering::{Acquire, Release};
 use std::task::Waker;
@@ -68,6 +69,8 @@ pub(crate) enum Abandoned<T> {
 
 pub(crate) struct Ring<T> {
     board: Mutex<Board<T>>,
+    /// Whether threads stay awake while they wait for the mutex.
+    awake: bool,
     /// Runners sleep here until there is work.
     work: Condvar,
     /// Waiters sleep here until something finishes.
@@ -79,7 +82,7 @@ pub(crate) struct Ring<T> {
 }
 
 impl<T> Ring<T> {
-    pub(crate) fn new(jobs: Vec<T>) -> Self {
+    pub(crate) fn new(jobs: Vec<T>, awake: bool) -> Self {
         let cells: Box<[_]> =
             jobs.into_iter().map(|job| Cell { state: State::Free(job), waker: None }).collect();
         Self {
@@ -91,6 +94,7 @@ impl<T> Ring<T> {
                 sleeping_runners: 0,
                 sleeping_waiters: 0,
             }),
+            awake,
             work: Condvar::new(),
             done: Condvar::new(),
             submissions: AtomicU64::new(0),
@@ -98,9 +102,13 @@ impl<T> Ring<T> {
         }
     }
 
+    fn lock(&self) -> MutexGuard<'_, Board<T>> {
+        lock(&self.board, self.awake)
+    }
+
     /// Free -> Lent.
     pub(crate) fn lend(&self) -> Result<(usize, T), NoSlot> {
-        let mut board = lock(&self.board);
+        let mut board = self.lock();
         if board.closed {
             return Err(NoSlot::Closed);
         }
@@ -115,14 +123,14 @@ impl<T> Ring<T> {
 
     /// Lent -> Free.
     pub(crate) fn release(&self, index: usize, job: T) {
-        let cell = &mut lock(&self.board).cells[index];
+        let cell = &mut self.lock().cells[index];
         debug_assert!(matches!(cell.state, State::Lent));
         cell.state = State::Free(job);
     }
 
     /// Lent -> Submitted, at the end of the queue; gives the job back when the ring is closed.
     pub(crate) fn submit(&self, index: usize, job: T) -> Result<(), T> {
-        let mut board = lock(&self.board);
+        let mut board = self.lock();
         if board.closed {
             return Err(job);
         }
@@ -140,7 +148,7 @@ impl<T> Ring<T> {
 
     /// Submitted -> Running, the oldest one; `None` when nothing is queued.
     pub(crate) fn begin(&self) -> Option<(usize, T)> {
-        let mut board = lock(&self.board);
+        let mut board = self.lock();
         let index = board.queue.pop_front()?;
         match std::mem::replace(&mut board.cells[index].state, State::Running { abandoned: false }) {
             State::Submitted(job) => {
@@ -157,7 +165,7 @@ impl<T> Ring<T> {
 
     /// Running -> Done; or -> Lent when it was abandoned, and the job comes back to be released.
     pub(crate) fn finish(&self, index: usize, job: T) -> Option<T> {
-        let mut board = lock(&self.board);
+        let mut board = self.lock();
         board.running -= 1;
         let cell = &mut board.cells[index];
         let (next, back) = match cell.state {
@@ -180,7 +188,7 @@ impl<T> Ring<T> {
 
     /// Done -> Lent; `None` when it is not done, and then `waker`, if any, is called once when it is.
     pub(crate) fn take(&self, index: usize, waker: Option<&Waker>) -> Option<T> {
-        let cell = &mut lock(&self.board).cells[index];
+        let cell = &mut self.lock().cells[index];
         match std::mem::replace(&mut cell.state, State::Lent) {
             State::Done(job) => Some(job),
             other => {
@@ -197,7 +205,7 @@ impl<T> Ring<T> {
 
     /// Submitted or Done -> Lent; Running -> abandoned. Nobody is waiting for the slot any more.
     pub(crate) fn abandon(&self, index: usize) -> Abandoned<T> {
-        let mut board = lock(&self.board);
+        let mut board = self.lock();
         board.cells[index].waker = None;
         match std::mem::replace(&mut board.cells[index].state, State::Lent) {
             State::Submitted(job) => {
@@ -215,7 +223,7 @@ impl<T> Ring<T> {
 
     /// Replaces the job of every free slot.
     pub(crate) fn exchange_free(&self, mut exchange: impl FnMut(T) -> T) {
-        for cell in &mut lock(&self.board).cells {
+        for cell in &mut self.lock().cells {
             match std::mem::replace(&mut cell.state, State::Lent) {
                 State::Free(job) => cell.state = State::Free(exchange(job)),
                 other => cell.state = other,
@@ -225,7 +233,7 @@ impl<T> Ring<T> {
 
     /// Lends and takes submissions no more; what is submitted stays to be run.
     pub(crate) fn close(&self) {
-        let mut board = lock(&self.board);
+        let mut board = self.lock();
         board.closed = true;
         self.submissions.fetch_add(1, Release);
         drop(board);
@@ -234,13 +242,13 @@ impl<T> Ring<T> {
 
     /// Closed, and nothing left to begin.
     pub(crate) fn is_drained(&self) -> bool {
-        let board = lock(&self.board);
+        let board = self.lock();
         board.closed && board.queue.is_empty()
     }
 
     /// Nothing is queued and nothing runs.
     pub(crate) fn is_idle(&self) -> bool {
-        let board = lock(&self.board);
+        let board = self.lock();
         board.queue.is_empty() && board.running == 0
     }
 
@@ -258,7 +266,7 @@ impl<T> Ring<T> {
 
     /// Sleeps until `submissions()` is no longer `seen`.
     pub(crate) fn sleep_until_submitted(&self, seen: u64) {
-        let mut board = lock(&self.board);
+        let mut board = self.lock();
         board.sleeping_runners += 1;
         while self.submissions.load(Acquire) == seen {
             board = self.work.wait(board).unwrap_or_else(|poisoned| poisoned.into_inner());
@@ -268,7 +276,7 @@ impl<T> Ring<T> {
 
     /// Sleeps until `completions()` is no longer `seen`, or until `until`.
     pub(crate) fn sleep_until_finished(&self, seen: u64, until: Option<Instant>) {
-        let mut board = lock(&self.board);
+        let mut board = self.lock();
         board.sleeping_waiters += 1;
         while self.completions.load(Acquire) == seen {
             board = match until.map(|at| at.saturating_duration_since(Instant::now())) {

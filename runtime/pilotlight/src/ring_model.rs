@@ -20,7 +20,7 @@ fn check(model: impl Fn() + Sync + Send + 'static) {
 }
 
 fn ring(slots: usize) -> Arc<Ring<Job>> {
-    Arc::new(Ring::new((0..slots).map(|i| (i, 0)).collect()))
+    Arc::new(Ring::new((0..slots).map(|i| (i, 0)).collect(), false))
 }
 
 fn run_next(ring: &Ring<Job>) -> bool {

@@ -38,7 +38,7 @@ pub struct Session {
 /// What the session, its slots and its worker share.
 pub(crate) struct Shared {
     pub(crate) ring: Ring<Job>,
-    current: Mutex<Current>,
+    current: Current,
     wait: Wait,
     inline: bool,
     worker: OnceLock<ThreadId>,
@@ -61,7 +61,8 @@ impl Session {
             DeviceKind::CudaGraph => Box::new(pilotlight_cuda::Cuda::open(pilotlight_cuda::Mode::Graph)?),
             #[cfg(feature = "cuda")]
             DeviceKind::CudaPersistent => {
-                Box::new(pilotlight_cuda::Cuda::open(pilotlight_cuda::Mode::Persistent)?)
+                let cuda = pilotlight_cuda::Cuda::open(pilotlight_cuda::Mode::Persistent)?;
+                Box::new(cuda.with(options.cuda_settings()))
             }
             #[cfg(feature = "cuda")]
             DeviceKind::CudaLaunch => Box::new(pilotlight_cuda::Cuda::open(pilotlight_cuda::Mode::Launch)?),
@@ -87,9 +88,10 @@ impl Session {
             Some(_) if device.is_virtual() => Metering::Not(NotMeasured::VirtualBoard),
             Some(meter) => meter.attach(&device),
         };
+        let awake = options.wait == Wait::Spin;
         let shared = Arc::new(Shared {
-            ring: Ring::new(jobs),
-            current: Current::new(loaded),
+            ring: Ring::new(jobs, awake),
+            current: Current::new(loaded, awake),
             wait: options.wait,
             inline: options.runner == Runner::Inline,
             worker: OnceLock::new(),
@@ -109,7 +111,7 @@ impl Session {
 
     /// Inputs and outputs of the plan that new requests run.
     pub fn ports(&self) -> Arc<Ports> {
-        Current::ports(&self.shared.current)
+        self.shared.current.ports()
     }
 
     /// What runs the plan, for people.
@@ -149,7 +151,7 @@ impl Session {
             return Err(OpenError::Closed);
         }
         let (loaded, spares) = Loaded::new(&*self.device, plan, self.shared.slots)?;
-        Current::swap(&self.shared.current, loaded, spares, |fresh| self.shared.ring.exchange_free(fresh));
+        self.shared.current.swap(loaded, spares, |fresh| self.shared.ring.exchange_free(fresh));
         log::debug!("session now runs {}", plan.name);
         Ok(())
     }
@@ -270,7 +272,7 @@ impl Shared {
     }
 
     pub(crate) fn release(&self, index: usize, job: Job) {
-        Current::renew(&self.current, job, |job| self.ring.release(index, job));
+        self.current.renew(job, |job| self.ring.release(index, job));
     }
 
     /// Gives a request up; whether it had not begun.

@@ -141,7 +141,7 @@ impl Lamp {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        pilotlight_device::lock(&self.state, self.settings.wait == Wait::Spin)
     }
 
     fn words(&self) -> Words<'_, AtomicU32> {
