@@ -49,24 +49,20 @@ mod linux {
     const FEW: usize = 2;
 
     fn runs(case: &str) -> usize {
-        if sleeps(case) { FEW } else { RUNS }
+        if case == "predictive" { FEW } else { RUNS }
     }
 
-    /// Cases of a network that is long enough to sleep through a part of it.
-    fn sleeps(case: &str) -> bool {
-        matches!(case, "predictive" | "session")
-    }
+    const SESSION: &str = "session that spins";
 
     /// A case: its name, and whether strict mode must be survived.
-    const CASES: [(&str, Option<bool>); 7] = [
+    const CASES: [(&str, Option<bool>); 6] = [
         ("spin", Some(true)),
         ("control", Some(false)),
         ("predictive", None),
         ("graph", None),
         ("launch", None),
-        // As firmware opens it: with a wait policy of a session. Reading the clock, as a session does, is no call, but strict mode forbids it.
-        ("session that spins", None),
-        ("session", None),
+        // As firmware opens it. Reading the clock, as a session does, is no call, but strict mode forbids it.
+        (SESSION, None),
     ];
 
     /// Runs an inference; whether it did.
@@ -87,15 +83,15 @@ mod linux {
             patience: Duration::from_secs(100),
             ..Settings::default()
         };
-        let net = if sleeps(case) { "efficientnet-lite0" } else { "digits" };
+        // An inference must be long enough to sleep through a part of it.
+        let net = if case == "predictive" { "efficientnet-lite0" } else { "digits" };
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models").join(net).join("model.plan");
         let plan = Plan::open(path).expect("a committed plan");
         let cuda = virtual_orin::open(mode).with(settings);
-        if case.starts_with("session") {
+        if case == SESSION {
             // The board stays the process's driver.
             drop(cuda);
-            let wait = if case == "session" { pilotlight::Wait::default() } else { pilotlight::Wait::Spin };
-            let options = Options::default().device(DeviceKind::CudaPersistent).wait(wait);
+            let options = Options::default().device(DeviceKind::CudaPersistent).wait(pilotlight::Wait::Spin);
             let session = Session::open(&plan, &options).expect("it opens");
             return Box::new(move || {
                 session.lend().is_ok_and(|s| s.submit().is_ok_and(|p| p.wait().is_ok()))
@@ -127,7 +123,7 @@ mod linux {
             return if bad.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
         }
         println!(
-            "per inference, digits (predictive and session: EfficientNet-Lite0), virtual Orin; system calls of graph and launch are its \
+            "per inference, digits (predictive: EfficientNet-Lite0), virtual Orin; system calls of graph and launch are its \
              driver's, not NVIDIA's; a session's kernel leaves and comes back where the host is held up for 8 ms:"
         );
         for (case, strict) in CASES {
@@ -159,15 +155,14 @@ mod linux {
             // Most of one inference, and whether there was any at all: a wait that never sleeps would show nothing.
             let (most, any) = (system.iter().max().copied(), system.iter().any(|n| *n > 0));
             // A session's kernel may leave, and be launched anew, where the host is held up for the idle time.
-            let session = case.starts_with("session");
+            let session = case == SESSION;
             let least = system.iter().min().copied();
             let system_fits = match case {
                 "spin" => most == Some(0),
                 // Its own one.
                 "control" => system.iter().all(|n| *n == 1),
                 "predictive" => most == Some(1),
-                "session that spins" => least == Some(0),
-                "session" => least == Some(1),
+                SESSION => least == Some(0),
                 _ => any,
             };
             let fits = survived == strict
