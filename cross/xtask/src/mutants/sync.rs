@@ -277,7 +277,8 @@ const SCHEDULE: &str = "runtime/cuda/src/persist/schedule.rs";
 const CHECK: &str = "runtime/cuda/src/persist/check.rs";
 const FOOTPRINT: &str = "runtime/cuda/src/persist/footprint.rs";
 const MAILBOX: &str = "runtime/cuda/src/persist/mailbox.rs";
-const LAMP: &str = "runtime/cuda/src/persist/lamp.rs";
+const LAMP: &str = "runtime/cuda/src/persist/lamp/mod.rs";
+const LAMP_KERNEL: &str = "runtime/cuda/src/persist/lamp/kernel.rs";
 const RESIDENT_RS: &str = "runtime/cuda/src/persist/resident.rs";
 
 macro_rules! faults {
@@ -302,9 +303,9 @@ const FAULTS: &[Mutant] = faults! {
     MAILBOX "numbers are compared without wrapping": "self.done.load(Acquire).wrapping_sub(number) as i32 >= 0" => "self.done.load(Acquire) >= number";
     MAILBOX "a launch that left is not noticed: a lost wake-up": "        self.parked.load(Relaxed) == generation" => "        self.parked.load(Relaxed) == generation.wrapping_add(1)";
     LAMP "a request goes to the wrong slot": "abi::MAIL_REQUESTS + number % abi::REQUESTS * abi::LINE" => "abi::MAIL_REQUESTS + (number + 1) % abi::REQUESTS * abi::LINE";
-    LAMP "the counter of joined blocks starts wrong": "number.wrapping_mul(self.ctas)" => "number";
-    LAMP "blocks start one request ahead": "put(abi::CONTROL_GO, number);" => "put(abi::CONTROL_GO, number.wrapping_add(1));";
-    LAMP "a new launch has the number of the old one": "(state.generation + 1) % GENERATIONS" => "state.generation.max(1) % GENERATIONS";
+    LAMP_KERNEL "the counter of joined blocks starts wrong": "number.wrapping_mul(self.ctas)" => "number";
+    LAMP_KERNEL "blocks start one request ahead": "put(abi::CONTROL_GO, number);" => "put(abi::CONTROL_GO, number.wrapping_add(1));";
+    LAMP_KERNEL "a new launch has the number of the old one": "(state.generation + 1) % GENERATIONS" => "state.generation.max(1) % GENERATIONS";
     SCHEDULE "a wait knows more than it may": "*mine = (*mine).max(*theirs);" => "*mine = (*mine).max(*theirs + 1);";
     SCHEDULE "a CTA counts as knowing all of another": "if knows[part.cta] >= part.number {" => "if knows[part.cta] > 0 {";
     SCHEDULE "the wrong flag is waited for": "wait.mask |= 1 << (flag - wait.first)" => "wait.mask |= 1 << ((flag - wait.first + 1) % 32)";

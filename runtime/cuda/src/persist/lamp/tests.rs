@@ -1,7 +1,7 @@
 //! What only the inside can bring about: a host that stops to live while its kernel is lit.
 #![allow(clippy::unwrap_used, reason = "a test's helper fails the test")]
 
-#[path = "../../tests/virtual_orin/mod.rs"]
+#[path = "../../../tests/virtual_orin/mod.rs"]
 mod virtual_orin;
 
 use super::*;
@@ -9,6 +9,7 @@ use crate::{Mode, Settings};
 use pilotlight_device::Device;
 use pilotlight_plan::Plan;
 use std::path::Path;
+use std::time::Instant;
 
 /// One kernel has all of the virtual board.
 static BOARD: Mutex<()> = Mutex::new(());
