@@ -33,8 +33,9 @@ pub enum DeviceKind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Wait {
-    /// Both sides read memory until it changes: no system call, the least delay, two busy cores (the worker's
-    /// even when there is nothing to do).
+    /// Both sides read memory until it changes: no system call (unless one has lost its core for some tenths of a
+    /// second while the other needs what it holds), the least delay, two busy cores (the worker's even when there is
+    /// nothing to do).
     Spin,
     /// The waiter sleeps once, until shortly before the expected end, then spins; the worker sleeps when there is
     /// nothing to do. At most three calls: one sleep, one wake-up of the worker, one sleep of the worker.
@@ -201,7 +202,7 @@ impl Options {
         self
     }
 
-    /// How the resident kernel is run: the thread that runs an inference waits for it as the session's threads do.
+    /// How a GPU is run: the thread that runs an inference waits for a resident kernel as the session's threads do.
     #[cfg(feature = "cuda")]
     pub(crate) fn cuda_settings(&self) -> pilotlight_cuda::Settings {
         let wait = match self.wait {

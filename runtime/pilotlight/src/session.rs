@@ -58,14 +58,11 @@ impl Session {
             DeviceKind::Cpu => Box::new(Cpu::new(CpuOptions { threads: options.threads.get(), isa: None })?),
             DeviceKind::Reference => Box::new(Reference),
             #[cfg(feature = "cuda")]
-            DeviceKind::CudaGraph => Box::new(pilotlight_cuda::Cuda::open(pilotlight_cuda::Mode::Graph)?),
+            DeviceKind::CudaGraph => cuda(pilotlight_cuda::Mode::Graph, options)?,
             #[cfg(feature = "cuda")]
-            DeviceKind::CudaPersistent => {
-                let cuda = pilotlight_cuda::Cuda::open(pilotlight_cuda::Mode::Persistent)?;
-                Box::new(cuda.with(options.cuda_settings()))
-            }
+            DeviceKind::CudaPersistent => cuda(pilotlight_cuda::Mode::Persistent, options)?,
             #[cfg(feature = "cuda")]
-            DeviceKind::CudaLaunch => Box::new(pilotlight_cuda::Cuda::open(pilotlight_cuda::Mode::Launch)?),
+            DeviceKind::CudaLaunch => cuda(pilotlight_cuda::Mode::Launch, options)?,
             #[cfg(not(feature = "cuda"))]
             DeviceKind::CudaGraph | DeviceKind::CudaPersistent | DeviceKind::CudaLaunch => {
                 return Err(OpenError::NoCuda);
@@ -201,6 +198,12 @@ impl Drop for Session {
             self.shared.ring.close();
         }
     }
+}
+
+/// The GPU, waited for as the session's threads wait.
+#[cfg(feature = "cuda")]
+fn cuda(mode: pilotlight_cuda::Mode, options: &Options) -> Result<Box<dyn Device>, OpenError> {
+    Ok(Box::new(pilotlight_cuda::Cuda::open(mode)?.with(options.cuda_settings())))
 }
 
 /// Starts the worker thread and returns when its settings are applied.
